@@ -1,0 +1,1 @@
+"""Train PyTorch models over links too slow for their gradients."""
