@@ -1,1 +1,22 @@
-"""To be written."""
+"""Aggregators: how the workers' tensors become one estimate of their mean."""
+
+from thriftgrad.aggregate.aggregator import Aggregator, TensorState
+from thriftgrad.aggregate.all_gather import AllGather
+from thriftgrad.aggregate.all_reduce import AllReduce
+from thriftgrad.aggregate.momentum import LocalMomentum
+from thriftgrad.aggregate.partition import Partition
+from thriftgrad.aggregate.power_sgd import PowerSGD
+from thriftgrad.aggregate.scatter_reduce import ScatterReduce
+from thriftgrad.aggregate.server import ParameterServer
+
+__all__ = [
+    "Aggregator",
+    "AllGather",
+    "AllReduce",
+    "LocalMomentum",
+    "ParameterServer",
+    "Partition",
+    "PowerSGD",
+    "ScatterReduce",
+    "TensorState",
+]

@@ -1,1 +1,48 @@
-"""To be written."""
+"""Collectives as yielded requests, and who answers them.
+
+An algorithm is a generator. It yields a request and is sent the answer; whether its peers are generators in this
+process (``simulate``) or ranks of a process group (``run``, ``Lane``) it cannot tell. ``Ledger``, ``LinkModel`` and
+``Trace`` watch the requests: bytes, modelled seconds, timeline.
+"""
+
+from thriftgrad.comm.ledger import Ledger
+from thriftgrad.comm.link import LinkModel
+from thriftgrad.comm.requests import (
+    Comm,
+    Place,
+    all_gather,
+    all_gather_uneven,
+    all_reduce,
+    all_to_all,
+    broadcast,
+    gather,
+    place,
+    replicated,
+)
+from thriftgrad.comm.rounds import Observer, Round, Traffic
+from thriftgrad.comm.run import Lane, run
+from thriftgrad.comm.simulate import CollectiveMismatchError, simulate
+from thriftgrad.comm.trace import Trace
+
+__all__ = [
+    "CollectiveMismatchError",
+    "Comm",
+    "Lane",
+    "Ledger",
+    "LinkModel",
+    "Observer",
+    "Place",
+    "Round",
+    "Trace",
+    "Traffic",
+    "all_gather",
+    "all_gather_uneven",
+    "all_reduce",
+    "all_to_all",
+    "broadcast",
+    "gather",
+    "place",
+    "replicated",
+    "run",
+    "simulate",
+]

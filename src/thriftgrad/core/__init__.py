@@ -1,1 +1,24 @@
-"""To be written."""
+"""The vocabulary every method is written in: keys, specs, payloads, compressors and their algebra."""
+
+from thriftgrad.core.chain import Chain, LinearChain
+from thriftgrad.core.compressor import Compressor, LinearCompressor, floats
+from thriftgrad.core.feedback import ErrorFeedback
+from thriftgrad.core.key import Key
+from thriftgrad.core.payload import Layout, Payload, PayloadError
+from thriftgrad.core.shrink import Shrink
+from thriftgrad.core.spec import TensorSpec
+
+__all__ = [
+    "Chain",
+    "Compressor",
+    "ErrorFeedback",
+    "Key",
+    "Layout",
+    "LinearChain",
+    "LinearCompressor",
+    "Payload",
+    "PayloadError",
+    "Shrink",
+    "TensorSpec",
+    "floats",
+]

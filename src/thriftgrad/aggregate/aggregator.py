@@ -1,0 +1,117 @@
+"""The contract of an aggregator, and what all of them share: names, checks and the guard against NaN."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from thriftgrad import wire
+from thriftgrad.comm import Comm
+from thriftgrad.core import Compressor, Key, Layout, TensorSpec
+from thriftgrad.core.compressor import Expression
+
+State = TypeVar("State")
+
+
+class TensorState(NamedTuple):
+    """What an aggregator keeps for one tensor."""
+
+    spec: TensorSpec
+    inner: Any
+
+
+@dataclass(frozen=True, repr=False)
+class Aggregator(Expression, ABC, Generic[State]):
+    """Estimates the mean over workers of a list of tensors; may talk to the others by yielding requests.
+
+    State is kept per tensor and randomness is keyed by the tensor's name, so the estimate does not depend on how the
+    tensors of a model are grouped into calls, and a regrouped DDP bucket finds its memories again.
+
+    A worker with a NaN or an infinity anywhere sends NaN in place of all its tensors. So every worker sees a
+    non-finite estimate, hands it on, and keeps the state it had: nothing non-finite ever enters a memory, on
+    any worker, and no extra round is spent on agreeing about it.
+    """
+
+    def init(self, specs: Sequence[TensorSpec]) -> tuple[TensorState, ...]:
+        """The state before the first step, one entry per tensor; an unnamed tensor is named by its position.
+
+        Raises ``ValueError`` for an empty tensor or a name used twice, ``TypeError`` if not floating point.
+        """
+        specs = [spec if spec.name else replace(spec, name=str(i)) for i, spec in enumerate(specs)]
+        names = [spec.name for spec in specs]
+        for spec in specs:
+            if not spec.dtype.is_floating_point:
+                raise TypeError(
+                    f"tensor {spec.name!r} holds {spec.dtype}; only floating-point tensors can be averaged."
+                )
+            if spec.numel == 0:
+                raise ValueError(f"tensor {spec.name!r} of shape {spec.shape} is empty; leave it out.")
+            if names.count(spec.name) > 1:
+                raise ValueError(f"two tensors are named {spec.name!r}; give each tensor a name of its own.")
+        self.check(specs)
+        return tuple(TensorState(spec, self.init_tensor(spec)) for spec in specs)
+
+    def aggregate(
+        self, tensors: Sequence[Tensor], state: tuple[TensorState, ...], key: Key
+    ) -> Comm[tuple[list[Tensor], tuple[TensorState, ...]]]:
+        """Estimate the mean; returns new tensors of the same shapes and types, and the next state.
+
+        ``key`` is public: the same on every worker, another at each step.
+        Raises ``ValueError`` if the tensors are not those the state was made for.
+        """
+        _check_fit(tensors, state)
+        specs, inner = [entry.spec for entry in state], [entry.inner for entry in state]
+        finite = all_finite(tensors)
+        if not finite:
+            tensors = [torch.full_like(x, torch.nan) for x in tensors]
+        means, after = yield from self.exchange(tensors, specs, inner, key)
+        if not (finite and all_finite(means)):
+            return means, state
+        return means, tuple(TensorState(spec, each) for spec, each in zip(specs, after, strict=True))
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        """Say, by an error or a warning, what about these tensors does not suit this aggregator."""
+
+    @abstractmethod
+    def init_tensor(self, spec: TensorSpec) -> State:
+        """The state of one tensor before the first step."""
+
+    @abstractmethod
+    def exchange(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[State], key: Key
+    ) -> Comm[tuple[list[Tensor], list[State]]]:
+        """Do the work of ``aggregate``: the estimates and the next states, tensor by tensor."""
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity."""
+    return bool(torch.stack([x.isfinite().all() for x in tensors]).all()) if tensors else True
+
+
+def mean_of_messages(
+    messages: Sequence[Tensor], compressor: Compressor[Any, Any], layouts: list[Layout]
+) -> list[Tensor]:
+    """The mean of what several messages of one layout decompress to, summed in float32 in the given order."""
+    total: list[Tensor] = []
+    for message in messages:
+        values = [compressor.decompress(p).to(torch.float32) for p in wire.unpack_all(message, layouts)]
+        total = [a.add_(b) for a, b in zip(total, values, strict=True)] if total else values
+    return [(x / len(messages)).to(layout.spec.dtype) for x, layout in zip(total, layouts, strict=True)]
+
+
+def _check_fit(tensors: Sequence[Tensor], state: Sequence[TensorState]) -> None:
+    if len(tensors) != len(state):
+        raise ValueError(
+            f"aggregate: got {len(tensors)} tensors for the state of {len(state)}; call init for these ones."
+        )
+    for x, (spec, _) in zip(tensors, state, strict=True):
+        if tuple(x.shape) != spec.shape or x.dtype != spec.dtype:
+            raise ValueError(
+                f"aggregate: tensor {spec.name!r} is {x.dtype} of shape {tuple(x.shape)}, its state was made for "
+                f"{spec.dtype} of shape {spec.shape}; call init for this one."
+            )

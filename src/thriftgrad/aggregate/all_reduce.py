@@ -1,0 +1,66 @@
+"""One all-reduce of the compressed carriers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.comm import Comm, all_reduce, place
+from thriftgrad.core import Compressor, ErrorFeedback, Key, LinearCompressor, Payload, Shrink, TensorSpec
+
+
+@dataclass(frozen=True, repr=False)
+class AllReduce(Aggregator[Any]):
+    """Sum the carriers on the way and decompress once: the cost does not grow with the number of workers.
+
+    Legal for linear compressors alone. All tensors' carriers of one type travel in one buffer; the side information
+    is equal on all workers and does not travel.
+
+    Raises ``TypeError`` for a compressor that is not linear.
+    """
+
+    compressor: LinearCompressor[Any, Any] | ErrorFeedback | Shrink  # of a linear one
+
+    def __post_init__(self) -> None:
+        compressor: Compressor[Any, Any] = self.compressor
+        if not isinstance(compressor, LinearCompressor):
+            raise TypeError(
+                f"AllReduce needs a linear compressor, and {compressor!r} is not: the sum of two of its carriers does "
+                f"not decompress to the sum of the tensors. Use AllGather({compressor!r}) or "
+                f"ScatterReduce({compressor!r}, {compressor!r})."
+            )
+
+    def init_tensor(self, spec: TensorSpec) -> Any:
+        return self.compressor.init(spec)
+
+    def exchange(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Any], key: Key
+    ) -> Comm[tuple[list[Tensor], list[Any]]]:
+        me = yield from place()
+        sent = [
+            self.compressor.compress(x, state, key.fold(spec.name))
+            for x, spec, state in zip(tensors, specs, states, strict=True)
+        ]
+        # Divided before the sum, which could leave the range of a small type.
+        carriers = yield from all_reduce_list([payload.carrier / me.world for payload, _ in sent])
+        means = [
+            self.compressor.decompress(Payload(carrier, payload.side, payload.layout))
+            for carrier, (payload, _) in zip(carriers, sent, strict=True)
+        ]
+        return means, [state for _, state in sent]
+
+
+def all_reduce_list(tensors: Sequence[Tensor]) -> Comm[list[Tensor]]:
+    """The sums over workers of several tensors, one buffer for each type of number."""
+    sums: dict[int, Tensor] = {}
+    for dtype in sorted({x.dtype for x in tensors}, key=str):
+        chosen = [i for i, x in enumerate(tensors) if x.dtype == dtype]
+        buffer = yield from all_reduce(torch.cat([tensors[i].reshape(-1) for i in chosen]))
+        parts = torch.split(buffer, [tensors[i].numel() for i in chosen])
+        sums |= {i: part.view(tensors[i].shape) for i, part in zip(chosen, parts, strict=True)}
+    return [sums[i] for i in range(len(tensors))]

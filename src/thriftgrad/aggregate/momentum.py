@@ -1,0 +1,53 @@
+"""Momentum kept by each worker and compressed in place of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.comm import Comm
+from thriftgrad.core import Key, TensorSpec
+
+
+class Momentum(NamedTuple):
+    """A worker's own average of its gradients."""
+
+    average: Tensor  # float32
+    inner: Any
+
+
+@dataclass(frozen=True, repr=False)
+class LocalMomentum(Aggregator[Momentum]):
+    """m' = beta m + (1 - beta) x on each worker, and the aggregator's estimate of the mean of the m'.
+
+    Raises ``ValueError`` for beta outside [0, 1).
+    As in Signum: Bernstein et al., 2018, arXiv:1802.04434.
+    """
+
+    aggregator: Aggregator[Any]
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"LocalMomentum: beta must lie in [0, 1), got {self.beta}.")
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        self.aggregator.check(specs)
+
+    def init_tensor(self, spec: TensorSpec) -> Momentum:
+        return Momentum(spec.with_dtype(torch.float32).zeros(), self.aggregator.init_tensor(spec))
+
+    def exchange(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Momentum], key: Key
+    ) -> Comm[tuple[list[Tensor], list[Momentum]]]:
+        averages = [
+            state.average.lerp(x.to(torch.float32), 1 - self.beta) for x, state in zip(tensors, states, strict=True)
+        ]
+        shown = [average.to(x.dtype) for average, x in zip(averages, tensors, strict=True)]
+        means, inner = yield from self.aggregator.exchange(shown, specs, [state.inner for state in states], key)
+        return means, [Momentum(average, each) for average, each in zip(averages, inner, strict=True)]

@@ -1,0 +1,41 @@
+"""What an observer is told of each finished collective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Traffic(NamedTuple):
+    """One worker's bytes in one collective, in two books.
+
+    Payload bytes: what the worker handed in and got out. Link bytes: what it sent and received on its link, by the
+    usual algorithm (ring for all-reduce and all-gather, pairwise exchange for all-to-all, star for a server).
+    ``hops``: messages that follow one another, each of which pays the latency.
+    """
+
+    payload_up_bytes: int
+    payload_down_bytes: int
+    up_bytes: int
+    down_bytes: int
+    hops: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """One finished collective, seen by whoever ran it.
+
+    ``traffic`` and ``compute_seconds`` hold one entry per worker seen, by rank: all of them in a simulation, one on a
+    real group. ``compute_seconds``: what the worker computed since its last answer, measured here.
+    ``waited_seconds``: how long the answer took on a real group, None in a simulation.
+    """
+
+    kind: str
+    world: int
+    traffic: dict[int, Traffic]
+    compute_seconds: dict[int, float]
+    waited_seconds: float | None = None
+
+
+Observer = Callable[[Round], None]

@@ -1,0 +1,93 @@
+"""Sparsification at random, on a support that all workers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thriftgrad import kernels
+from thriftgrad.compress import fraction as share
+from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec
+
+
+class Seed(NamedTuple):
+    """The side information: where the support comes from."""
+
+    seed: Tensor  # int64[1]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomK(LinearCompressor[None, Seed]):
+    """Keep k = ceil(fraction n) coordinates (or ``k`` itself, at most n) drawn without replacement, drop the rest.
+
+    ``rescale=True`` multiplies them by n / k: unbiased, omega = n / k - 1. ``rescale=False`` leaves them: an orthogonal
+    projection with delta = k / n, fit for ``ErrorFeedback``.
+    Wire: k values of the tensor's own type and a seed of 8 bytes; the support follows from the seed.
+    Linear: under a public key all workers draw one support, so the values may be all-reduced.
+
+    Raises ``ValueError`` for a fraction outside (0, 1], k below 1, both or neither; ``TypeError`` for tensors that are
+    not floating point.
+    Konecny et al., 2016, arXiv:1610.05492; Stich et al., 2018, arXiv:1809.07599.
+
+    >>> import torch; from thriftgrad import Key, RandomK
+    >>> payload, _ = RandomK(fraction=0.1).compress(torch.ones(100), None, Key(0))
+    >>> payload.carrier.tolist(), payload.nbytes
+    ([10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0], 48)
+    """
+
+    fraction: float | None = None
+    k: int | None = None
+    rescale: bool = True
+
+    isometric = True
+
+    def __post_init__(self) -> None:
+        share.check("RandomK", self.fraction, self.k)
+
+    def init(self, spec: TensorSpec) -> None:
+        return None
+
+    def layout(self, spec: TensorSpec) -> Layout:
+        values = TensorSpec((share.kept(spec.numel, self.fraction, self.k),), spec.dtype, spec.device)
+        return Layout(spec, values, Seed(TensorSpec((1,), torch.int64)), repr(self))  # type: ignore[arg-type]
+
+    def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Seed], None]:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{self!r} compresses floating-point tensors, got {x.dtype}: convert it with .float() first."
+            )
+        flat = x.detach().reshape(-1)
+        seed = torch.tensor([key.fold("RandomK").seed >> 1])  # 63 bits, to fit int64
+        values = flat[self._support(seed, flat)]
+        if self.rescale and values.numel():
+            values = (values.to(torch.float32) * (flat.numel() / values.numel())).to(flat.dtype)
+        return Payload(values, Seed(seed), self.layout(TensorSpec.of(x))), None
+
+    def decompress(self, payload: Payload[Seed]) -> Tensor:
+        spec = payload.layout.spec
+        flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
+        support = self._support(payload.side.seed, flat)
+        return flat.index_copy_(0, support, payload.carrier.to(spec.dtype)).view(spec.shape)
+
+    def _support(self, seed: Tensor, flat: Tensor) -> Tensor:
+        n = flat.numel()
+        return kernels.permutation(share.kept(n, self.fraction, self.k), n, int(seed) & (1 << 63) - 1, flat.device)
+
+    @property
+    def unbiased(self) -> bool:
+        return self.rescale
+
+    @property
+    def projection(self) -> bool:
+        return not self.rescale
+
+    def variance_bound(self, n: int) -> float | None:
+        return n / share.kept(n, self.fraction, self.k) - 1 if self.rescale and n else 0.0 if self.rescale else None
+
+    def contraction(self, n: int) -> float | None:
+        if self.rescale:
+            return super().contraction(n)
+        return share.kept(n, self.fraction, self.k) / n if n else 1.0

@@ -1,0 +1,112 @@
+"""One bit a coordinate, and the vote on such bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
+
+
+class Magnitudes(NamedTuple):
+    """The side information of a scaled sign."""
+
+    scale: Tensor  # float32[ceil(n / bucket)]: the mean magnitude of each bucket
+
+
+@dataclass(frozen=True, repr=False)
+class Sign(Compressor[None, Magnitudes]):
+    """C(x)_i = m sign(x_i), m the mean magnitude of x_i's bucket; zero maps to +1.
+
+    ``bucket=None``: the whole tensor is one bucket. ``scaled=False``: m = 1, and only the bits travel (for votes).
+    Wire: n bits, and one float32 per bucket if scaled.
+
+    Claims, if scaled: a contraction with delta = 1 / min(n, bucket); exactly, |x - C(x)|^2 = |x|^2 - |x|_1^2 / n in
+    each bucket, so delta is the ratio |x|_1^2 / (n |x|^2), which is 2 / pi on Gaussian data.
+    A bucket with a NaN or an infinity decompresses to NaN; unscaled, the whole tensor does.
+
+    Raises ``ValueError`` for a bucket below 1 or a bucket without a scale; ``TypeError`` for tensors that are not
+    floating point. Karimireddy et al., Error Feedback Fixes SignSGD, 2019, arXiv:1901.09847.
+
+    >>> import torch; from thriftgrad import Key, Sign
+    >>> payload, _ = Sign().compress(torch.tensor([3.0, -1.0, 0.5, -2.0, 0.0]), None, Key(0))
+    >>> Sign().decompress(payload)
+    tensor([ 1.3000, -1.3000,  1.3000, -1.3000,  1.3000])
+    """
+
+    bucket: int | None = None
+    scaled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bucket is not None and self.bucket < 1:
+            raise ValueError(f"Sign: bucket must be at least 1, got {self.bucket}.")
+        if self.bucket is not None and not self.scaled:
+            raise ValueError(f"Sign: bucket={self.bucket} has no effect where scaled is False; leave one of them out.")
+
+    def init(self, spec: TensorSpec) -> None:
+        return None
+
+    def layout(self, spec: TensorSpec) -> Layout:
+        bits = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=2)
+        buckets = -(-spec.numel // self._width(spec.numel))
+        scale = TensorSpec((buckets if self.scaled else min(1, buckets),), torch.float32, spec.device)
+        return Layout(spec, bits, Magnitudes(scale), repr(self))  # type: ignore[arg-type]  # a tree of specs
+
+    def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Magnitudes], None]:
+        flat = floats(x, self)
+        bits = (flat >= 0).to(torch.uint8)
+        return Payload(bits, Magnitudes(self._scale(flat)), self.layout(TensorSpec.of(x))), None
+
+    def decompress(self, payload: Payload[Magnitudes]) -> Tensor:
+        spec = payload.layout.spec
+        signs = payload.carrier.to(torch.float32) * 2 - 1
+        values = signs * payload.side.scale.repeat_interleave(self._width(spec.numel))[: spec.numel]
+        return values.to(spec.dtype).view(spec.shape)
+
+    def _width(self, n: int) -> int:
+        return max(1, n if self.bucket is None else min(self.bucket, n))
+
+    def _scale(self, flat: Tensor) -> Tensor:
+        width = self._width(flat.numel())
+        rows = torch.nn.functional.pad(flat, (0, -flat.numel() % width)).view(-1, width)
+        sizes = torch.full((rows.shape[0],), width, dtype=torch.float64, device=flat.device)
+        sizes[-1:] -= -flat.numel() % width
+        means = (rows.abs().sum(1, dtype=torch.float64) / sizes).to(torch.float32)
+        means = means if self.scaled else torch.ones_like(means)
+        return torch.where(rows.isfinite().all(1), means, torch.nan)
+
+    def contraction(self, n: int) -> float | None:
+        return 1 / self._width(n) if self.scaled else None
+
+
+@dataclass(frozen=True, repr=False)
+class Vote(Compressor[None, Magnitudes]):
+    """C(x)_i = the sign of x_i in {-1, 0, +1}: what a majority decided, where a tie is no vote.
+
+    Wire: 1.6 bits a coordinate, and one float32 that is NaN if x held a NaN or an infinity.
+    Claims nothing. Raises ``TypeError`` for tensors that are not floating point.
+    Bernstein et al., signSGD with Majority Vote, 2018, arXiv:1810.05291; there a tie becomes +1, which biases even
+    numbers of workers.
+    """
+
+    def init(self, spec: TensorSpec) -> None:
+        return None
+
+    def layout(self, spec: TensorSpec) -> Layout:
+        symbols = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=3)
+        scale = TensorSpec((min(1, spec.numel),), torch.float32, spec.device)
+        return Layout(spec, symbols, Magnitudes(scale), repr(self))  # type: ignore[arg-type]  # a tree of specs
+
+    def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Magnitudes], None]:
+        flat = floats(x, self)
+        symbols = (flat.sign().nan_to_num(0.0) + 1).to(torch.uint8)
+        scale = torch.where(flat.isfinite().all(), 1.0, torch.nan).view(1)[: flat.numel()].to(torch.float32)
+        return Payload(symbols, Magnitudes(scale), self.layout(TensorSpec.of(x))), None
+
+    def decompress(self, payload: Payload[Magnitudes]) -> Tensor:
+        spec = payload.layout.spec
+        values = (payload.carrier.to(torch.float32) - 1) * payload.side.scale.expand(spec.numel)
+        return values.to(spec.dtype).view(spec.shape)

@@ -1,0 +1,119 @@
+"""``first >> second``: the second compressor compresses the first one's carrier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from thriftgrad.core.compressor import Compressor, LinearCompressor
+from thriftgrad.core.key import Key
+from thriftgrad.core.payload import Layout, Payload
+from thriftgrad.core.spec import TensorSpec
+
+Pair = tuple[Any, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Chain(Compressor[Pair, Pair]):
+    """The composition a >> b: b compresses a's carrier, a's side information travels as it is.
+
+    Associative, with ``Identity()`` as unit. The key passes through unchanged and each random compressor
+    folds in its own name, so that regrouping a chain changes no bit.
+
+    Claims, where a maps its carrier isometrically: unbiased if both are, with 1 + omega = (1 + omega_a)(1 + omega_b);
+    for an orthogonal projection a, delta = delta_a delta_b, because b's error is orthogonal to what a left out
+    (Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367, Lemmas 1 to 3). A lossless b leaves a's claims alone.
+
+    Raises ``TypeError`` where b is lossy and a's carrier holds symbols, ``ValueError`` where b has a memory.
+    """
+
+    first: Compressor[Any, Any]
+    second: Compressor[Any, Any]
+
+    def __new__(cls, first: Any = None, second: Any = None) -> Chain:
+        """A chain of linear compressors is linear, and its type says so."""
+        linear = isinstance(first, LinearCompressor) and isinstance(second, LinearCompressor)
+        return object.__new__(LinearChain if linear else cls)
+
+    def __post_init__(self) -> None:
+        if self.second.has_memory:
+            raise ValueError(
+                f"{self!r}: a memory must stand outermost, since it has to see what every later stage leaves out; "
+                f"write ErrorFeedback({self.first!r} >> ...)."
+            )
+        if not (self.first.isometric or self.second.lossless):
+            raise TypeError(
+                f"{self!r}: {self.first!r} carries integer symbols, which the lossy {self.second!r} cannot compress; "
+                "swap the two or use a lossless coder second."
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.first!r} >> {self.second!r}"
+
+    def after(self, first: Compressor[Any, Any]) -> Chain:
+        """Lean to the left, so that one chain has one form."""
+        return self.second.after(self.first.after(first))
+
+    def init(self, spec: TensorSpec) -> Pair:
+        return self.first.init(spec), self.second.init(self.first.layout(spec).carrier)
+
+    def layout(self, spec: TensorSpec) -> Layout:
+        first = self.first.layout(spec)
+        second = self.second.layout(first.carrier)
+        return Layout(spec, second.carrier, (first.side, second.side), repr(self))
+
+    def compress(self, x: Tensor, state: Pair, key: Key) -> tuple[Payload[Pair], Pair]:
+        a, first = self.first.compress(x, state[0], key)
+        b, second = self.second.compress(a.carrier, state[1], key)
+        return Payload(b.carrier, (a.side, b.side), self.layout(a.layout.spec)), (first, second)
+
+    def decompress(self, payload: Payload[Pair]) -> Tensor:
+        layout = self.first.layout(payload.layout.spec)
+        side_a, side_b = payload.side
+        carrier = self.second.decompress(Payload(payload.carrier, side_b, self.second.layout(layout.carrier)))
+        return self.first.decompress(Payload(carrier, side_a, layout))
+
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]  # depends on the parts
+        return self.first.lossless and self.second.lossless
+
+    @property
+    def isometric(self) -> bool:  # type: ignore[override]
+        return self.first.isometric and self.second.isometric
+
+    @property
+    def has_memory(self) -> bool:  # type: ignore[override]
+        return self.first.has_memory
+
+    @property
+    def unbiased(self) -> bool:
+        return self.first.unbiased and self.second.unbiased
+
+    @property
+    def projection(self) -> bool:
+        return self.first.projection and self.second.projection
+
+    def variance_bound(self, n: int) -> float | None:
+        a, b = self.first.variance_bound(n), self._second_length(n, "variance_bound")
+        return None if a is None or b is None else (1 + a) * (1 + b) - 1
+
+    def contraction(self, n: int) -> float | None:
+        if self.second.lossless:
+            return self.first.contraction(n)
+        if self.first.projection:
+            a, b = self.first.contraction(n), self._second_length(n, "contraction")
+            return None if a is None or b is None else a * b
+        return super().contraction(n)
+
+    def _second_length(self, n: int, claim: str) -> float | None:
+        """The second compressor's claim at the length of the first one's carrier."""
+        length = self.first.layout(TensorSpec((n,))).carrier.numel
+        bound: float | None = getattr(self.second, claim)(length)
+        return bound
+
+
+@dataclass(frozen=True, repr=False)
+class LinearChain(Chain, LinearCompressor[Pair, Pair]):
+    """A chain of linear compressors; ``>>`` chooses it."""

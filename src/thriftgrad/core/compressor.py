@@ -1,0 +1,123 @@
+"""The contract of a compressor, and the claims that theory makes about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from thriftgrad.core.key import Key
+from thriftgrad.core.payload import Layout, Payload, Side
+from thriftgrad.core.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from thriftgrad.core.chain import Chain, LinearChain
+
+State = TypeVar("State")
+
+
+class Expression:
+    """A frozen dataclass whose ``repr`` is the constructor call, defaults left out: ``parse(repr(x)) == x``."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        ]
+        # A linear variant is chosen by the constructor itself, so it is written under the plain name.
+        return f"{type(self).__name__.removeprefix('Linear')}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Compressor(Expression, ABC, Generic[State, Side]):
+    """A lossy map C one worker applies to one tensor: ``compress`` on this side, ``decompress`` on the other.
+
+    A pair of pure functions: neither changes its input, all randomness comes from the key, and state
+    is a value that is returned (``compress`` may consume the state it was given). The claims below are data:
+    combinators demand them, and the laws in ``tests/laws`` measure them.
+
+    ``unbiased``    E C(x) = x.
+    ``lossless``    C(x) = x, for carriers of any type.
+    ``isometric``   decompress maps the carrier linearly and keeps its length, so claims survive a later stage.
+    ``projection``  C is an orthogonal projection onto a (possibly random) subspace.
+    ``has_memory``  the state remembers what was not sent.
+    """
+
+    lossless: ClassVar[bool] = False
+    isometric: ClassVar[bool] = False
+    has_memory: ClassVar[bool] = False
+
+    @abstractmethod
+    def init(self, spec: TensorSpec) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def layout(self, spec: TensorSpec) -> Layout:
+        """What the payload of such a tensor will look like, to the byte."""
+
+    @abstractmethod
+    def compress(self, x: Tensor, state: State, key: Key) -> tuple[Payload[Side], State]:
+        """Compress ``x`` (any shape, floating point); return the payload and the next state."""
+
+    @abstractmethod
+    def decompress(self, payload: Payload[Side]) -> Tensor:
+        """The estimate C(x), in the shape and type of x."""
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether E C(x) = x."""
+        return False
+
+    @property
+    def projection(self) -> bool:
+        """Whether C is an orthogonal projection."""
+        return False
+
+    def variance_bound(self, n: int) -> float | None:
+        """omega with E|C(x) - x|^2 <= omega |x|^2 for every x of n elements; None where C is biased."""
+        return None
+
+    def contraction(self, n: int) -> float | None:
+        """delta > 0 with E|C(x) - x|^2 <= (1 - delta) |x|^2 for every x of n elements; None where there is none."""
+        omega = self.variance_bound(n)
+        return 1 - omega if omega is not None and omega < 1 else None
+
+    def after(self, first: Compressor[Any, Any]) -> Chain:
+        """``first >> self``."""
+        from thriftgrad.core.chain import Chain
+
+        return Chain(first, self)
+
+    def __rshift__(self, second: Compressor[Any, Any]) -> Chain:
+        if not isinstance(second, Compressor):
+            return NotImplemented
+        return second.after(self)
+
+
+@dataclass(frozen=True, repr=False)
+class LinearCompressor(Compressor[State, Side]):
+    """A compressor whose decompress is linear in the carrier and whose side is equal on all workers.
+
+    This, and only this, makes an all-reduce of the carriers legal: the mean of the carriers decompresses to the
+    mean of the estimates. (Equal sides need a public key.)
+    """
+
+    @overload
+    def __rshift__(self, second: LinearCompressor[Any, Any]) -> LinearChain: ...
+    @overload
+    def __rshift__(self, second: Compressor[Any, Any]) -> Chain: ...
+    def __rshift__(self, second: Compressor[Any, Any]) -> Chain:
+        return super().__rshift__(second)
+
+
+def floats(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
+    """``x`` as a flat float32 vector; ``TypeError`` if it is not floating point."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{compressor!r} compresses floating-point tensors, got {x.dtype}: convert it with .float() first."
+        )
+    return x.detach().reshape(-1).to(torch.float32)

@@ -1,0 +1,56 @@
+"""What is known of a tensor before it exists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape, type, device and name of a tensor, and how many different symbols it may hold.
+
+    ``alphabet`` is set for tensors of integer symbols 0 ... alphabet - 1: these cross the wire packed,
+    at ceil(log2 alphabet) bits each (alphabet 3: five symbols in a byte, 1.6 bits each).
+
+    >>> TensorSpec((1000,), torch.uint8, alphabet=15).nbytes
+    500
+    >>> TensorSpec((10, 5)).nbytes
+    200
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    name: str = ""
+    alphabet: int | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, name: str = "") -> TensorSpec:
+        """The spec of an existing tensor."""
+        return cls(tuple(x.shape), x.dtype, x.device, name)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        if self.alphabet is None:
+            return self.numel * self.dtype.itemsize
+        if self.alphabet == 3:
+            return -(-self.numel // 5)
+        return -(-self.numel * (self.alphabet - 1).bit_length() // 8)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorSpec:
+        """The same tensor in another type."""
+        return replace(self, dtype=dtype)
+
+    def zeros(self) -> Tensor:
+        """A tensor of zeros that fits."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)

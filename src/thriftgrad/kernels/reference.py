@@ -1,0 +1,166 @@
+"""Plain torch: the definition that every other backend must equal bit for bit."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from thriftgrad.core.key import MASK, MULTIPLIERS, ROUNDS, WEYL
+
+CHUNK = 64
+"""Bytes of a packed chunk: within one, symbol i of byte b is element i * 64 + b, so no shuffle is needed to unpack."""
+
+CPU = torch.device("cpu")
+
+
+def philox(n: int, seed: int, device: torch.device = CPU) -> Tensor:
+    """Philox4x32-10 of the counters (0, 0, 0, 0) ... (n - 1, 0, 0, 0): int64[4, n] holding 32-bit words.
+
+    The 64-bit products wrap around in int64, which keeps exactly the bits that are used.
+    """
+    even = torch.stack((torch.arange(n, device=device), torch.zeros(n, dtype=torch.int64, device=device)))
+    odd = torch.zeros_like(even)
+    # Row order (2, 0): one product serves both words of the next round.
+    multipliers = torch.tensor(MULTIPLIERS, device=device)[:, None]
+    start, weyl = torch.tensor([seed & MASK, seed >> 32], device=device), torch.tensor(WEYL, device=device)
+    keys = ((start + torch.arange(ROUNDS, device=device)[:, None] * weyl) & MASK)[:, :, None]
+    for key in keys.unbind(0):
+        product = (even * multipliers).flip(0)
+        even = ((product >> 32) & MASK) ^ odd ^ key
+        odd = product & MASK
+    return torch.stack((even[0], odd[0], even[1], odd[1]))
+
+
+def uniform16(n: int, seed: int, device: torch.device = CPU) -> Tensor:
+    """n random 16-bit integers, int64[n]; one Philox counter serves eight elements.
+
+    A chunk of 128 elements uses 16 counters: element e, at position p = e % 64 of its half h = e % 128 // 64, takes
+    half-word h (low, high) of word p // 16 of counter p % 16. That is the order in which packed nibbles lie, so that
+    a vectorised kernel needs no shuffle.
+    """
+    chunks = -(-n // (2 * CHUNK))
+    words = philox(16 * chunks, seed, device).view(4, chunks, 16).transpose(0, 1)
+    return torch.stack((words & 0xFFFF, words >> 16), 1).reshape(-1)[:n]
+
+
+def round_stochastic(x: Tensor, seed: int) -> Tensor:
+    """Round each element down, or up with probability equal to its fraction: E = x to within 2**-17.
+
+    x: float32[n] -> float32[n] of integers. An element within 2**-17 of an integer is always rounded to it, so that
+    values that already stand on a level stay there whatever the last bit of their division was.
+    """
+    low = x.floor()
+    threshold = (uniform16(x.numel(), seed, x.device).to(torch.float32) + 0.5) * 2.0**-16
+    return low + (x - low > threshold).to(x.dtype)
+
+
+def normal(n: int, seed: int, device: torch.device = CPU) -> Tensor:
+    """n standard normal float32 numbers by the Box-Muller transform; computed on the CPU, so equal on all devices."""
+    words = philox(-(-n // 2), seed).to(torch.float64)
+    radius = (-2 * ((words[0] + 1) * 2.0**-32).log()).sqrt()
+    angle = 2 * math.pi * words[1] * 2.0**-32
+    return torch.cat((radius * angle.cos(), radius * angle.sin()))[:n].to(torch.float32).to(device)
+
+
+def permutation(k: int, n: int, seed: int, device: torch.device = CPU) -> Tensor:
+    """The first k values of a pseudo-random permutation of range(n), int64[k]: k draws without replacement.
+
+    A Feistel network on pairs (i, j) with i < a, j < b and a b barely above n (Black and Rogaway, Ciphers with
+    Arbitrary Finite Domains, 2002), walked along its cycle until it falls below n: the cost grows with k and not with n.
+    """
+    a = max(math.isqrt(max(n - 1, 0)) + 1, 1)
+    b = max(-(-n // a), 1)
+    keys = philox(2, seed).reshape(-1).tolist()
+    values = torch.arange(k, device=device)
+    outside = torch.ones(k, dtype=torch.bool, device=device)
+    while outside.any():
+        i, j = values[outside] % a, values[outside] // a
+        for even, odd in zip(keys[::2], keys[1::2], strict=True):
+            i = (i + _scramble(j, even)) % a
+            j = (j + _scramble(i, odd)) % b
+        values[outside] = i + a * j
+        outside = values >= n
+    return values
+
+
+def _scramble(x: Tensor, key: int) -> Tensor:
+    """A 32-bit integer hash of x and the key (the mixer of Wellons' hash prospector, lowbias32)."""
+    x = (x ^ key) & MASK
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & MASK
+    return x ^ (x >> 15)
+
+
+def pack(symbols: Tensor, alphabet: int) -> Tensor:
+    """Integer symbols 0 ... alphabet - 1 as a stream of bytes, uint8.
+
+    alphabet 3: five symbols in a byte, base 3. Otherwise ceil(log2 alphabet) bits each: widths 1, 2 and 4 lie in
+    chunks of 64 bytes (symbol i of byte b of a chunk is its element 64 i + b), other widths follow each
+    other bit by bit, lowest bit first. The last byte is filled with zeros.
+    """
+    if alphabet == 3:
+        digits = _grid(symbols, 5).to(torch.int64)
+        return (digits * torch.tensor([1, 3, 9, 27, 81], device=digits.device)).sum(1).to(torch.uint8)
+    width = (alphabet - 1).bit_length()
+    if width == 0:
+        return symbols.new_empty(0, dtype=torch.uint8)
+    if width == 8:
+        return symbols.to(torch.uint8)
+    if 8 % width == 0:
+        return torch.cat([_pack_chunks(part, width) for part in _whole_and_rest(symbols, CHUNK * 8 // width)])
+    shifts = torch.arange(width, device=symbols.device)
+    bits = (symbols.to(torch.int64)[:, None] >> shifts) & 1
+    weights = 1 << torch.arange(8, device=symbols.device)
+    return (_grid(bits.reshape(-1), 8) * weights).sum(1).to(torch.uint8)
+
+
+def unpack(stream: Tensor, numel: int, alphabet: int) -> Tensor:
+    """The inverse of ``pack``: the first ``numel`` symbols, uint8 or, for alphabets above 256, int64."""
+    kind = torch.uint8 if alphabet <= 256 else torch.int64
+    if alphabet == 3:
+        powers = torch.tensor([1, 3, 9, 27, 81], device=stream.device)
+        return (stream.to(torch.int64)[:, None] // powers % 3).reshape(-1)[:numel].to(kind)
+    width = (alphabet - 1).bit_length()
+    if width == 0:
+        return torch.zeros(numel, dtype=kind, device=stream.device)
+    if width == 8:
+        return stream.clone()
+    if 8 % width == 0:
+        whole = numel // (CHUNK * 8 // width) * CHUNK
+        parts = [
+            _unpack_chunks(stream[:whole], width, CHUNK),
+            _unpack_chunks(stream[whole:], width, len(stream) - whole),
+        ]
+        return torch.cat(parts)[:numel]
+    bits = (stream.to(torch.int64)[:, None] >> torch.arange(8, device=stream.device)) & 1
+    weights = 1 << torch.arange(width, device=stream.device)
+    return (bits.reshape(-1)[: numel * width].view(numel, width) * weights).sum(1).to(kind)
+
+
+def _grid(x: Tensor, columns: int) -> Tensor:
+    """x in rows of ``columns``, the last row filled with zeros."""
+    return torch.nn.functional.pad(x, (0, -x.numel() % columns)).view(-1, columns)
+
+
+def _whole_and_rest(symbols: Tensor, size: int) -> list[Tensor]:
+    """Rows of whole chunks, and one shorter chunk of what is left."""
+    whole = symbols.numel() // size * size
+    return [symbols[:whole].view(-1, size), symbols[whole:].view(1, -1)]
+
+
+def _pack_chunks(rows: Tensor, width: int) -> Tensor:
+    per_byte = 8 // width
+    rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % per_byte)).to(torch.uint8)
+    planes = rows.view(rows.shape[0], per_byte, rows.shape[1] // per_byte)
+    packed = planes[:, 0].clone()
+    for i in range(1, per_byte):
+        packed |= planes[:, i] << (i * width)
+    return packed.reshape(-1)
+
+
+def _unpack_chunks(stream: Tensor, width: int, size: int) -> Tensor:
+    rows = stream.view(-1, size) if size else stream.view(0, 0)
+    planes = [(rows >> (i * width)) & ((1 << width) - 1) for i in range(8 // width)]
+    return torch.stack(planes, 1).reshape(-1)

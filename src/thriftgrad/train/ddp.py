@@ -1,0 +1,10 @@
+"""To be written."""
+
+from typing import Any
+
+
+class Handle: ...
+
+
+def attach(*a: Any) -> Handle:
+    return Handle()

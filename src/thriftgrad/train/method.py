@@ -1,0 +1,44 @@
+"""A method: what is exchanged, and where momentum sits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thriftgrad.aggregate import Aggregator
+from thriftgrad.core.compressor import Expression
+
+
+@dataclass(frozen=True, repr=False)
+class Method(Expression):
+    """One named, printable training recipe: an aggregator and the optimiser that takes its estimates.
+
+    ``momentum``, ``nesterov``: of the SGD that follows the aggregation, equal on all workers. ``learning_rate_scale``:
+    a sound learning rate relative to plain SGD's, for methods whose steps have another length. ``momentum_place``
+    says in words where momentum sits, ``paper`` where the method comes from.
+
+    Raises ``ValueError`` for momentum outside [0, 1), Nesterov without momentum, or a scale that is not positive.
+    """
+
+    aggregator: Aggregator[Any]
+    momentum: float = 0.9
+    nesterov: bool = False
+    learning_rate_scale: float = 1.0
+    momentum_place: str = "after aggregation"
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Method: momentum must lie in [0, 1), got {self.momentum}.")
+        if self.nesterov and not self.momentum:
+            raise ValueError("Method: nesterov=True has no effect without momentum; give one or leave it out.")
+        if not self.learning_rate_scale > 0:
+            raise ValueError(f"Method: learning_rate_scale must be positive, got {self.learning_rate_scale}.")
+
+    def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """The optimiser that takes the estimates; ``learning_rate`` is used as it is."""
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum, nesterov=self.nesterov)

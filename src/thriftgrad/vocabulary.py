@@ -1,0 +1,39 @@
+"""One language for the command line, configuration files, labels and tests: ``parse(repr(x)) == x``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from thriftgrad import aggregate, compress, recipes
+from thriftgrad.comm import LinkModel
+from thriftgrad.core import ErrorFeedback, Shrink
+from thriftgrad.core.expression import evaluate
+from thriftgrad.train.method import Method
+
+_NOT_CONSTRUCTORS = ("Aggregator", "TensorState")
+
+
+def names() -> dict[str, Callable[..., Any]]:
+    """Everything an expression may call: compressors, aggregators, their wrappers, recipes, links."""
+    words: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (ErrorFeedback, Shrink, Method, LinkModel)}
+    for module in (compress, aggregate, recipes):
+        words |= {name: getattr(module, name) for name in module.__all__ if name not in _NOT_CONSTRUCTORS}
+    return words
+
+
+def parse(text: str) -> Any:
+    """The compressor, aggregator, method or link that an expression stands for; a bare name is called as it is.
+
+    Raises ``ExpressionError`` (a ``ValueError``) for anything else; an unknown name or argument is answered with the
+    nearest right one.
+
+    >>> parse("TopK(fraction=0.01) >> QSGD(bits=4)")
+    TopK(fraction=0.01) >> QSGD(bits=4)
+    >>> parse("qsgd").aggregator
+    AllGather(compressor=QSGD(bits=4))
+    >>> parse("AllGather(QSDG(bits=4))")
+    Traceback (most recent call last):
+    thriftgrad.core.expression.ExpressionError: expression: unknown name 'QSDG'; did you mean 'QSGD'.
+    """
+    return evaluate(text, names())
