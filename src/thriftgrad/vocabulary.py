@@ -34,6 +34,7 @@ def parse(text: str) -> Any:
     AllGather(compressor=QSGD(bits=4))
     >>> parse("AllGather(QSDG(bits=4))")
     Traceback (most recent call last):
+        ...
     thriftgrad.core.expression.ExpressionError: expression: unknown name 'QSDG'; did you mean 'QSGD'.
     """
     return evaluate(text, names())

@@ -75,8 +75,8 @@ class PowerSGD(Aggregator[LowRank]):
     def check(self, specs: Sequence[TensorSpec]) -> None:
         if specs and not any(self.compresses(spec) for spec in specs):
             warnings.warn(
-                f"{self!r} compresses none of the {len(specs)} tensors: they are vectors, or too small for their rank to "
-                f"save {self.min_compression_rate} times; all travel as they are.",
+                f"{self!r} compresses none of the {len(specs)} tensors: they are vectors, or too small for their rank "
+                f"to save {self.min_compression_rate} times; all travel as they are.",
                 stacklevel=3,
             )
 
