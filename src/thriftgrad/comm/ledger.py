@@ -13,7 +13,7 @@ class Ledger:
     """Counts the bytes really handed to each collective, up and down, per worker; pass it as ``observe``.
 
     ``up_bytes`` and ``down_bytes`` are link bytes, ``payload_*`` what the algorithm handed in and got out, each the
-    mean over the workers seen; ``per_worker`` holds each one's own.
+    mean over workers; ``per_worker`` holds each one's own.
 
     >>> import torch; from thriftgrad import AllReduce, Identity, Key, Ledger, TensorSpec, simulate
     >>> ledger, method = Ledger(), AllReduce(Identity())

@@ -38,7 +38,7 @@ class _Pending(NamedTuple):
 def run(worker: Comm[T], group: Group = None, observe: Observer | None = None) -> T:
     """Run this rank's worker to its end, blocking at each request; every rank of the group must run one.
 
-    ``observe`` is told of this rank's side of each collective.
+    ``observe`` is told of each collective: everybody's bytes, this rank's seconds.
     """
     lane = Lane(group, observe)
     result = lane.submit(worker)
@@ -118,7 +118,8 @@ class _Job:
             rank, world = dist.get_rank(self._group), dist.get_world_size(self._group)
             request = self._request
             kind = type(request).__name__.removesuffix("Request") if request else "end"
-            traffic = {rank: request.traffic(rank, world)} if request else {}
+            # Sizes are equal on all ranks, so each can write everybody's book.
+            traffic = {each: request.traffic(each, world) for each in range(world)} if request else {}
             self._observe(Round(kind, world, traffic, {rank: self._computed}, waited_seconds))
         self._computed = 0.0
 

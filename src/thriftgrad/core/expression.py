@@ -92,6 +92,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("qsdg", ["qsgd", "sgd"])
     "did you mean 'qsgd'"
     """
+    known = list(known)
     lower = {each.lower(): each for each in known}
-    close = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return f"did you mean {lower[close[0]]!r}" if close else f"known: {', '.join(sorted(lower.values())) or 'none'}"
+    close = get_close_matches(name, known, n=1) or [lower[each] for each in get_close_matches(name.lower(), lower, n=1)]
+    return f"did you mean {close[0]!r}" if close else f"known: {', '.join(sorted(known)) or 'none'}"

@@ -68,7 +68,7 @@ def permutation(k: int, n: int, seed: int, device: torch.device = CPU) -> Tensor
     """The first k values of a pseudo-random permutation of range(n), int64[k]: k draws without replacement.
 
     A Feistel network on pairs (i, j) with i < a, j < b and a b barely above n (Black and Rogaway, Ciphers
-    with Arbitrary Finite Domains, 2002), walked along its cycle until it falls below n: the cost grows with k and not with n.
+    with Arbitrary Finite Domains, 2002), walked along its cycle until it falls below n: the cost grows with k, not n.
     """
     a = max(math.isqrt(max(n - 1, 0)) + 1, 1)
     b = max(-(-n // a), 1)
