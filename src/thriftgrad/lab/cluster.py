@@ -1,0 +1,63 @@
+"""Where a comparison's workers live: all in this process, or one on each rank of a process group."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from thriftgrad.comm import Comm, Observer, run, simulate
+
+T = TypeVar("T")
+
+
+class Cluster(ABC):
+    """The workers of a training run, of which ``ranks`` live in this process."""
+
+    world: int
+    ranks: Sequence[int]
+
+    @abstractmethod
+    def exchange(self, comms: Sequence[Comm[T]], observe: Observer | None = None) -> list[T]:
+        """Run one communication of each local worker and return their results."""
+
+    @abstractmethod
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        """The mean over processes of each number."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the records."""
+        return 0 in self.ranks
+
+
+class Simulated(Cluster):
+    """Every worker in this process, in lockstep."""
+
+    def __init__(self, world: int) -> None:
+        self.world, self.ranks = world, range(world)
+
+    def exchange(self, comms: Sequence[Comm[T]], observe: Observer | None = None) -> list[T]:
+        return simulate(comms, observe)
+
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        return list(numbers)
+
+
+class Processes(Cluster):
+    """This rank's worker; the others are processes of the default process group."""
+
+    def __init__(self) -> None:
+        self.world, self.ranks = dist.get_world_size(), (dist.get_rank(),)
+
+    def exchange(self, comms: Sequence[Comm[T]], observe: Observer | None = None) -> list[T]:
+        (comm,) = comms
+        return [run(comm, observe=observe)]
+
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total)
+        return [float(x) for x in total / self.world]

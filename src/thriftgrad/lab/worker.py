@@ -1,0 +1,45 @@
+"""What each process of a real comparison runs; started by ``processes.launch``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+from pydantic import TypeAdapter
+
+from thriftgrad.lab.cluster import Processes
+from thriftgrad.lab.comparison import RESOLVED, Request, prepare, resolve
+from thriftgrad.lab.processes import say
+from thriftgrad.lab.runner import Progress, execute
+
+
+def main(folder: Path) -> None:
+    """Join the group, do the runs, leave."""
+    dist.init_process_group("gloo", timeout=timedelta(minutes=5))
+    request = TypeAdapter(Request).validate_python(json.loads((folder / RESOLVED).read_text())["request"])
+    cluster = Processes()
+
+    def report(progress: Progress) -> None:
+        if cluster.writes:
+            say(progress)
+
+    execute(prepare(resolve(request), folder), folder, cluster, report)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    # The records are written; do not wait for what gloo's threads leave behind.
+    sys.stdout.flush()
+    os._exit(0)
