@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import os
 import warnings
 from typing import TYPE_CHECKING
 
-from thriftgrad.tasks.lookup import DataError
+from thriftgrad.tasks.lookup import DataDir, DataError
 from thriftgrad.tasks.names import DESCRIPTIONS, EMBEDDED, OWN_DATA
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTIONS", "EMBEDDED", "OWN_DATA", "DataError", "load"]
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Task:
+def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) -> Task:
     """The task called `name`, with its data read and checked.
 
     Args:
@@ -43,8 +42,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, image_siz
 
     from thriftgrad.tasks.digits import digits
     from thriftgrad.tasks.logreg import logreg
-    from thriftgrad.tasks.own_data import cifar10, images, mnist, tokens
+    from thriftgrad.tasks.own_images import cifar10, images, mnist
     from thriftgrad.tasks.text import text
+    from thriftgrad.tasks.tokens import tokens
 
     if name == "images":
         return images(data_dir, 64 if image_size is None else image_size)
