@@ -1,0 +1,136 @@
+"""Draw a comparison as one HTML file that needs no network: plotly.js, data and style are all inside it."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from thriftgrad.lab.findings import findings
+from thriftgrad.lab.load import Link, Run
+from thriftgrad.lab.summary import MethodSummary, Summary, read_summary
+from thriftgrad.lab.table import column_groups, human_bytes, notes, quality_text, significant, status_text, target_text
+
+
+class ReportError(ValueError):
+    """The report cannot be written where it was asked for."""
+
+
+def write_report(directory: Path, path: Path) -> Path:
+    """Draw the comparison in ``directory`` into the file ``path``, whole or not at all, and return ``path``.
+
+    Raises RecordsError if the records cannot be read, and ReportError if the file cannot be written.
+    """
+    text = render(read_summary(directory), (directory / "comparison.json").read_text(encoding="utf-8"))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(
+            f"The report cannot be written to {path} ({error.strerror}); choose a file in a folder you can write to."
+        ) from error
+    return path
+
+
+def render(summary: Summary, comparison_json: str) -> str:
+    """The page as text; ``comparison_json`` is quoted in it in full."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "bytes": human_bytes,
+        "bits": _bits_text,
+        "number": significant,
+        "quality": quality_text,
+        "status": status_text,
+        "pairs": _pairs,
+    }
+    template = environment.from_string(files("thriftgrad.lab").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        summary=summary,
+        configuration=summary.configuration,
+        target=target_text(summary),
+        findings=findings(summary),
+        groups=column_groups(summary),
+        notes=notes(summary),
+        charts=charts(summary),
+        comparison_json=json.dumps(json.loads(comparison_json), indent=2, ensure_ascii=False),
+        plotly_js=Markup(get_plotlyjs()),  # a file of the plotly package; nothing else goes unescaped
+    )
+
+
+def charts(summary: Summary) -> dict[str, Any]:
+    """What the page's script draws, as plain JSON values; methods keep their order, and so their colour."""
+    task, links = summary.configuration.task, summary.configuration.links
+    return {
+        "quality": task.quality,
+        "target": task.target,
+        "higher_is_better": task.higher_is_better,
+        "methods": [
+            {
+                "label": method.method.label,
+                "curve": _curve([run for run in method.runs if run.status == "finished"], links),
+                "strays": [
+                    _curve([run], links) | {"seed": run.seed, "status": run.status}
+                    for run in method.runs
+                    if run.status != "finished"
+                ],
+                "trend": _trend(method),
+            }
+            for method in summary.methods
+        ],
+    }
+
+
+def _curve(runs: Sequence[Run], links: Sequence[Link]) -> dict[str, Any]:
+    """Mean, lowest and highest quality over runs at the steps that all of them evaluated, against every cost."""
+    by_step = [{at.step: at for at in run.evaluations if at.quality is not None} for run in runs]
+    steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
+    rows = [[run[step] for run in by_step] for step in steps]
+    qualities = [[at.quality for at in row if at.quality is not None] for row in rows]
+    return {
+        "steps": steps,
+        "bytes": [fmean(at.bytes_both for at in row) for row in rows],
+        "seconds": {link.label: [fmean(at.seconds(link.label) for at in row) for row in rows] for link in links},
+        "mean": [fmean(values) for values in qualities],
+        "low": [min(values) for values in qualities],
+        "high": [max(values) for values in qualities],
+    }
+
+
+def _trend(method: MethodSummary) -> dict[str, Any]:
+    """Relative error and variance at each step, mean over the runs that measured them."""
+    evaluations = [at for run in method.runs for at in run.evaluations]
+    steps = sorted({at.step for at in evaluations})
+    rows = [[at for at in evaluations if at.step == step] for step in steps]
+    return {
+        "steps": steps,
+        "relative_error": [_mean_measured([at.relative_error for at in row]) for row in rows],
+        "variance": [_mean_measured([at.variance for at in row]) for row in rows],
+    }
+
+
+def _mean_measured(values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return fmean(measured) if measured else None
+
+
+def _bits_text(bits_per_second: float) -> str:
+    for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
+        if bits_per_second < 999.5:
+            return f"{bits_per_second:.3g} {unit}"
+        bits_per_second /= 1000
+    return f"{bits_per_second:.3g} Tbit/s"
+
+
+def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in mapping.items()]
