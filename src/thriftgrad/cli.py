@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,9 @@ def _sentences() -> Iterator[None]:
     """Errors that are the user's to mend are one sentence and exit code 2."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _fail("interrupted; what is finished is kept, and the same command goes on from there")
     except (ValueError, TypeError, OSError) as error:

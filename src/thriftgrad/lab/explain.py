@@ -34,14 +34,16 @@ def explain(text: str, size: int, workers: int) -> Group:
     if min(size, workers) < 1:
         raise ComparisonError(f"explain: it takes at least one element and one worker, got {size} and {workers}.")
     value = parse(text)
+    shown = value.aggregator if isinstance(value, Method) else value
     blocks: list[RenderableType] = [Text(repr(value), style="bold"), Text("")]
-    for part in parts(value):
+    for part in parts(shown):
         blocks += [
             Text(type(part).__name__.removeprefix("Linear"), style="bold cyan"),
             Padding(Text(story(part)), (0, 0, 1, 2)),
         ]
     blocks.append(_numbers(value, size, workers))
-    papers = sorted({paper for part in parts(value) for paper in _papers(part)})
+    own = [value.paper] if isinstance(value, Method) and value.paper else []
+    papers = own + sorted({paper for part in parts(shown) for paper in _papers(part) if paper not in "".join(own)})
     if papers:
         blocks.append(Text("\nPapers: " + "; ".join(papers)))
     return Group(*blocks)
@@ -67,7 +69,9 @@ def parts(value: Any) -> Iterator[Any]:
 
 def story(part: Any) -> str:
     """What the docstring says before its list of errors: one line, the formula, the wire, the claims."""
-    return re.split(r"\n\s*(?:Raises|>>>)", _doc(part))[0].replace("``", "").strip()
+    paragraphs = re.split(r"\n\s*(?:Raises|>>>)", _doc(part))[0].replace("``", "").strip().split("\n\n")
+    # Lines of a paragraph flow together; indented ones are lists and stay.
+    return "\n\n".join(re.sub(r"\n(?! )", " ", paragraph) for paragraph in paragraphs)
 
 
 def overview() -> Group:
@@ -128,13 +132,8 @@ def _numbers(value: Any, size: int, workers: int) -> Table:
 
 
 def _papers(part: Any) -> list[str]:
-    """Every arXiv number that the docstring names, and the recipe's own paper."""
-    found = [part.paper] if isinstance(part, Method) and part.paper else []
-    return found + [
-        f"arXiv:{number}"
-        for number in re.findall(r"arXiv:(\d{4}\.\d{4,5})", _doc(part))
-        if number not in "".join(found)
-    ]
+    """Every arXiv number that the docstring names."""
+    return [f"arXiv:{number}" for number in re.findall(r"arXiv:(\d{4}\.\d{4,5})", _doc(part))]
 
 
 def _doc(part: Any) -> str:

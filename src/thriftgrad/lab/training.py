@@ -69,12 +69,12 @@ def train(
     optimizer = method.optimizer(parameters.values(), learning_rate)
     states = [method.aggregator.init(specs) for _ in cluster.ranks]
     batches = [task.batches(seed, rank, cluster.world) for rank in cluster.ranks]
-    meter, losses = Meter(links), [nan]
+    meter = Meter(links)
+    losses: list[list[float]] = [[nan] for _ in cluster.ranks]  # of each local worker, since the last evaluation
 
     def evaluation(step: int, quality: float | None, error: float | None, variance: float | None) -> Evaluation:
-        local = [
-            sum(losses) / len(losses), meter.compute_seconds, meter.encode_seconds, meter.decode_seconds
-        ]  # fmt: skip
+        loss_here = sum(sum(each) / len(each) for each in losses) / len(losses)
+        local = [loss_here, meter.compute_seconds, meter.encode_seconds, meter.decode_seconds]
         loss, compute, encode, decode = cluster.mean(local)
         return Evaluation(
             step=step,
@@ -98,7 +98,7 @@ def train(
         return cluster.exchange(comms, observe)
 
     yield evaluation(0, task.evaluate(model), None, None)
-    losses.clear()
+    losses = [[] for _ in cluster.ranks]
     for step in range(1, steps + 1):
         start = perf_counter()
         gradients = local_gradients(task, model, batches, losses)
@@ -118,38 +118,39 @@ def train(
         optimizer.step()
         meter.compute_seconds += perf_counter() - start
 
-        if not all(isfinite(x) for x in cluster.mean([losses[-1]])) or not _finite(parameters.values()):
+        if not all(isfinite(x) for x in cluster.mean([sum(each[-1] for each in losses)])) or not _finite(
+            parameters.values()
+        ):
             yield evaluation(step, None, None, None)
             return
         if measured:
             error, variance = distortion(cluster, gradients, estimate, again)
             yield evaluation(step, task.evaluate(model), error, variance)
-            losses.clear()
+            losses = [[] for _ in cluster.ranks]
 
 
 def local_gradients(
-    task: Task, model: nn.Module, batches: Sequence[Iterator[Batch]], losses: list[float]
+    task: Task, model: nn.Module, batches: Sequence[Iterator[Batch]], losses: Sequence[list[float]]
 ) -> list[list[Tensor]]:
-    """Each local worker's gradients; appends the mean of their losses.
+    """Each local worker's gradients; appends each one's loss to its list.
 
     Every worker's forward pass starts from the same buffers, and those of the first are kept: what DDP does with
     ``broadcast_buffers``.
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
     kept: list[Tensor] = []
-    gradients, total = [], 0.0
+    gradients = []
     parameters = [p for p in model.parameters() if p.requires_grad]
     for worker, source in enumerate(batches):
         for buffer, value in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(value)
         loss = task.loss(model, next(source))
         gradients.append(list(torch.autograd.grad(loss, parameters)))
-        total += float(loss.detach())
+        losses[worker].append(float(loss.detach()))
         if worker == 0:
             kept = [buffer.clone() for buffer in model.buffers()]
     for buffer, value in zip(model.buffers(), kept, strict=True):
         buffer.copy_(value)
-    losses.append(total / len(batches))
     return gradients
 
 
