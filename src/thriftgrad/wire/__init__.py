@@ -23,7 +23,7 @@ from thriftgrad.core import Compressor, Layout, Payload, PayloadError, TensorSpe
 from thriftgrad.core.tree import leaves, map_leaves
 
 VERSION = 1
-_HEADER = struct.Struct("<2sBxIQI")
+_HEADER = struct.Struct("<2sBBIQI")
 HEADER_BYTES = _HEADER.size
 
 
@@ -36,7 +36,7 @@ def pack(*payloads: Payload[Any]) -> Tensor:
     (508, 508)
     """
     pieces = [
-        _to_bytes(tensor, spec)
+        _to_bytes(tensor, spec).to(payload.carrier.device)  # a seed lives on the CPU
         for payload in payloads
         for tensor, spec in zip(
             leaves((payload.carrier, payload.side)),
@@ -46,7 +46,7 @@ def pack(*payloads: Payload[Any]) -> Tensor:
     ]
     body = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
     digest = _digest([payload.layout for payload in payloads])
-    header = bytearray(_HEADER.pack(b"TG", VERSION, digest, body.numel(), _checksum(body)))
+    header = bytearray(_HEADER.pack(b"TG", VERSION, 0, digest, body.numel(), _checksum(body)))
     return torch.cat((torch.frombuffer(header, dtype=torch.uint8).to(body.device), body))
 
 
@@ -63,8 +63,8 @@ def unpack(message: Tensor | bytes, compressor: Compressor[Any, Any], spec: Tens
 def unpack_all(message: Tensor | bytes, layouts: Sequence[Layout]) -> list[Payload[Any]]:
     """The payloads of a message packed from payloads of these layouts."""
     if not isinstance(message, Tensor):
-        message = torch.tensor(bytearray(message), dtype=torch.uint8)
-    body = _checked_body(message, layouts)
+        message = torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.tensor([]).byte()
+    body = _checked_body(message.contiguous(), layouts)
     position = 0
 
     def take(spec: TensorSpec) -> Tensor:
@@ -85,11 +85,13 @@ def _checked_body(message: Tensor, layouts: Sequence[Layout]) -> Tensor:
         raise PayloadError(f"payload: expected a flat uint8 tensor, got {message.dtype} of {tuple(message.shape)}.")
     if len(message) < HEADER_BYTES:
         raise PayloadError(f"payload: {len(message)} bytes cannot hold the header of {HEADER_BYTES}; it was truncated.")
-    magic, version, digest, length, checksum = _HEADER.unpack(bytes(message[:HEADER_BYTES].tolist()))
+    magic, version, zero, digest, length, checksum = _HEADER.unpack(bytes(message[:HEADER_BYTES].tolist()))
     if magic != b"TG":
         raise PayloadError(f"payload: it begins with {magic!r} and not with b'TG', so it is none of ours.")
     if version != VERSION:
         raise PayloadError(f"payload: format version {version}, this build reads version {VERSION}; update both ends.")
+    if zero != 0:
+        raise PayloadError(f"payload: the header's reserved byte is {zero} and not 0, so it was altered on the way.")
     if digest != _digest(layouts):
         expected = ", ".join(f"{layout.label} of {list(layout.spec.shape)}" for layout in layouts[:3])
         raise PayloadError(f"payload: packed by another compressor or for another tensor than the expected {expected}.")
