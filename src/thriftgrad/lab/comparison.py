@@ -150,7 +150,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "platform": platform.platform(),
-            "cpu": _cpu(),
+            "cpu": cpu_name(),
         },
         threads=1,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -232,7 +232,8 @@ def _slugs(labels: list[str]) -> dict[str, str]:
     return slugs
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor, as the machine calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
