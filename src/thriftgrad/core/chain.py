@@ -26,7 +26,8 @@ class Chain(Compressor[Pair, Pair]):
     for an orthogonal projection a, delta = delta_a delta_b, because b's error is orthogonal to what a left out
     (Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367, Lemmas 1 to 3). A lossless b leaves a's claims alone.
 
-    Raises ``TypeError`` where b is lossy and a's carrier holds symbols, ``ValueError`` where b has a memory.
+    Raises ``TypeError`` where b is lossy and a's carrier holds symbols, ``ValueError`` where one has a memory
+    and the other is lossy.
     """
 
     first: Compressor[Any, Any]
@@ -38,14 +39,15 @@ class Chain(Compressor[Pair, Pair]):
         return object.__new__(LinearChain if linear else cls)
 
     def __post_init__(self) -> None:
-        if self.second.has_memory:
+        first, second = self.first, self.second
+        if (first.has_memory and not second.lossless) or (second.has_memory and not first.lossless):
             raise ValueError(
-                f"{self!r}: a memory must stand outermost, since it has to see what every later stage leaves out; "
-                f"write ErrorFeedback({self.first!r} >> ...)."
+                f"{self!r}: a memory must stand outermost, since it has to see what every stage leaves out; "
+                "write ErrorFeedback(... >> ...)."
             )
-        if not (self.first.isometric or self.second.lossless):
+        if not (first.isometric or second.lossless):
             raise TypeError(
-                f"{self!r}: {self.first!r} carries integer symbols, which the lossy {self.second!r} cannot compress; "
+                f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
                 "swap the two or use a lossless coder second."
             )
 
@@ -85,7 +87,7 @@ class Chain(Compressor[Pair, Pair]):
 
     @property
     def has_memory(self) -> bool:  # type: ignore[override]
-        return self.first.has_memory
+        return self.first.has_memory or self.second.has_memory
 
     @property
     def unbiased(self) -> bool:
