@@ -152,7 +152,7 @@ class BroadcastRequest(Request):
     def traffic(self, rank: int, world: int) -> Traffic:
         size = self.spec.nbytes
         if rank == self.root:
-            return Traffic((world - 1) * size, 0, (world - 1) * size, 0, min(1, world - 1))
+            return Traffic(size, 0, (world - 1) * size, 0, min(1, world - 1))
         return Traffic(0, size, 0, size, 1)
 
 
