@@ -66,6 +66,7 @@ class Aggregator(Expression, ABC, Generic[State]):
         """
         _check_fit(tensors, state)
         specs, inner = [entry.spec for entry in state], [entry.inner for entry in state]
+        tensors = [x.detach() for x in tensors]
         finite = all_finite(tensors)
         if not finite:
             tensors = [torch.full_like(x, torch.nan) for x in tensors]
