@@ -46,7 +46,13 @@ class Partition(Aggregator[Any]):
         object.__setattr__(self, "rules", rules)
         if not rules:
             raise ValueError('Partition: no rules given; end with {"rest": ...}.')
-        for rule, _ in rules:
+        if len(dict(rules)) < len(rules):
+            raise ValueError(f"Partition: a rule is given twice in {[rule for rule, _ in rules]}; give each once.")
+        for rule, aggregator in rules:
+            if not isinstance(aggregator, Aggregator):
+                raise TypeError(
+                    f"Partition: the rule {rule!r} needs an aggregator such as AllGather(...), got {aggregator!r}."
+                )
             if rule not in ("matrix", "vector", "rest") and not _SIZE.fullmatch(rule) and not rule.startswith("name:"):
                 raise ValueError(
                     f'Partition: {rule!r} is no rule; use "matrix", "vector", "numel>=N", "numel<N", "name:PATTERN" or '
