@@ -37,7 +37,7 @@ def test_who_wins_bytes_and_each_link_and_where_compression_does_not_pay(tmp_pat
         # (0.4 + 0.013) * 10 s against (0.05 + 0.013) * 20 s
         "On 100mbit,1ms, qsgd is first to the target, after 1.26 s, 3.28x faster than bf16.",
         "On 10gbit,0.1ms, bf16 is first to the target, after 0.140 s; "
-        "sending less than bf16 does not pay (qsgd, the best that does, needs 2.00x as much).",
+        "sending less than bf16 does not pay: qsgd, the best that does, needs 2.00x as much.",
         "Not at the target on every seed: sign (0 of 1 seeds).",
     )
 
@@ -63,7 +63,7 @@ def test_seeds_that_overlap_do_not_separate(tmp_path):
     runs = {("a", seed): finished("a", seed, EARLY if seed else LATE) for seed in range(3)}
     runs |= {("b", seed): finished("b", seed, LATE) for seed in range(3)}
     runs |= {("c", seed): finished("c", seed, LATE, bytes_a_step=101.0) for seed in range(3)}
-    assert found(tmp_path, runs)[0].endswith("per worker (the seeds do not separate it from b).")
+    assert found(tmp_path, runs)[0].endswith("per worker; the seeds do not separate a from b.")
 
 
 def test_nobody_at_the_target(tmp_path):
@@ -88,5 +88,5 @@ def test_a_target_met_before_training_is_no_ratio(tmp_path):
         ("qsgd", 0): finished("qsgd", 0, [0.96, 0.97]),
     }
     assert found(tmp_path, runs)[0] == (
-        "sgd reaches test accuracy ≥ 0.95 in the fewest bytes, 0 B per worker (the seeds do not separate it from qsgd)."
+        "sgd reaches test accuracy ≥ 0.95 in the fewest bytes, 0 B per worker; the seeds do not separate sgd from qsgd."
     )

@@ -77,13 +77,13 @@ class _Race:
         if rival is None:
             return "; no method that sends less than bf16 gets there on every seed"
         needs = f"{rival[1].method.label}, the best that does, needs {times_text(rival[0] / self.best)} as much"
-        return f"; sending less than bf16 does not pay ({needs})"
+        return f"; sending less than bf16 does not pay: {needs}"
 
     @property
     def unsettled(self) -> str:
         """Whom the seeds do not tell apart from the winner."""
         names = ", ".join(method.method.label for method in self.overlapping)
-        return f" (the seeds do not separate it from {names})" if names else ""
+        return f"; the seeds do not separate {self.winner.method.label} from {names}" if names else ""
 
 
 def _best_without_target(summary: Summary) -> str:

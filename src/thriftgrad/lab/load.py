@@ -170,7 +170,7 @@ def load(directory: Path) -> tuple[Configuration, tuple[Run, ...]]:
     runs = tuple(
         _load_run(directory / "runs" / f"{method.slug}-seed{seed}.jsonl", method.slug, seed, configuration.links)
         for method in configuration.methods
-        for seed in sorted(configuration.seeds)
+        for seed in configuration.seeds
     )
     if all(run.status == "unfinished" for run in runs):
         raise RecordsError(

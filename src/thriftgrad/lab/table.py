@@ -195,7 +195,7 @@ def table(summary: Summary) -> Group:
     drawn.add_column(Text("method"), overflow="fold")
     groups = column_groups(summary)
     for group in groups:
-        header = [*wrap(group[0].group, 12), *(column.name for column in group)]
+        header = [*wrap(group[0].group, 10), *(column.name for column in group)]
         drawn.add_column(Text("\n".join(header)), justify="right", overflow="fold")
     for row, method in enumerate(summary.methods):
         drawn.add_row(_name_cell(method), *(_stack(group, row) for group in groups))
