@@ -6,7 +6,10 @@ import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from thriftgrad.core.compressor import Expression
 
 LONGEST = 4000
 
@@ -20,11 +23,14 @@ def evaluate(text: str, vocabulary: Mapping[str, Callable[..., Any]]) -> Any:
 
     Allowed: calls of names in the vocabulary (a bare name is called without arguments), ``>>``, numbers, strings,
     booleans, None, tuples, lists and dictionaries. Everything else raises ``ExpressionError``, with the nearest right
-    name where a name is unknown; the errors of the constructors themselves come through.
+    name where a name is unknown and the right type where an argument has another; the errors of the constructors
+    themselves come through.
     """
     if len(text) > LONGEST:
         raise ExpressionError(f"expression: {len(text)} characters are more than the {LONGEST} allowed; shorten it.")
     try:
+        if "\0" in text:
+            raise SyntaxError  # not what every version of ast.parse raises
         tree = ast.parse(text.strip(), mode="eval")
         return _value(tree.body, text, vocabulary)
     except (SyntaxError, RecursionError, MemoryError):
@@ -46,7 +52,7 @@ def _value(node: ast.expr, text: str, vocabulary: Mapping[str, Callable[..., Any
             return tuple(value(each) for each in elements)
         case ast.List(elements):
             return [value(each) for each in elements]
-        case ast.Dict(keys, values) if None not in keys:
+        case ast.Dict(keys, values) if all(isinstance(k, ast.Constant) for k in keys):
             return {value(k): value(v) for k, v in zip(keys, values, strict=True) if k is not None}
         case ast.BinOp(left, ast.RShift(), right):
             first, second = value(left), value(right)
@@ -80,10 +86,34 @@ def _call(name: str, args: tuple[Any, ...], given: dict[str, Any], vocabulary: M
         if argument not in names:
             raise ExpressionError(f"expression: {name} has no argument {argument!r}; {nearest(argument, names)}.")
     try:
-        signature.replace(parameters=parameters).bind(*args, **given)
+        bound = signature.replace(parameters=parameters).bind(*args, **given)
     except TypeError as error:
         raise ExpressionError(f"expression: {name}({', '.join(names)}): {error}.") from None
+    hints = get_type_hints(function)
+    for argument, value in bound.arguments.items():
+        kinds = _kinds(hints.get(argument, object))
+        if not {object, _family(type(value))} & {*kinds} and not (type(value) is int and float in kinds):
+            wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+            raise ExpressionError(f"expression: {name}: {argument} must be of type {wanted}, got {value!r}.")
     return function(*args, **given)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that a parameter takes, each standing for its family."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(dict.fromkeys(kind for each in get_args(hint) for kind in _kinds(each)))
+    if get_origin(hint) is Literal:
+        return tuple(dict.fromkeys(type(each) for each in get_args(hint)))
+    kind = get_origin(hint) or hint
+    return (dict,) if kind is Mapping else (_family(kind),)
+
+
+def _family(kind: type) -> type:
+    """Compressor, Aggregator, Method ... for their subclasses; every other type stands for itself.
+
+    Coarse on purpose: AllReduce itself says best why it refuses a compressor that is not linear.
+    """
+    return next((base for base in kind.__mro__ if Expression in base.__bases__), kind)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
