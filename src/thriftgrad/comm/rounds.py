@@ -26,8 +26,8 @@ class Traffic(NamedTuple):
 class Round:
     """One finished collective, seen by whoever ran it.
 
-    ``traffic``: every worker's bytes, by rank. ``compute_seconds``: what a worker computed since its last answer, measured
-    here; of all workers in a simulation, of this rank on a real group.
+    ``traffic``: every worker's bytes, by rank. ``compute_seconds``: what a worker computed since its last answer,
+    measured here; of all workers in a simulation, of this rank on a real group.
     ``waited_seconds``: how long the answer took on a real group, None in a simulation.
     """
 

@@ -48,8 +48,8 @@ def uniform16(n: int, seed: int, device: torch.device = CPU) -> Tensor:
 def round_stochastic(x: Tensor, seed: int) -> Tensor:
     """Round each element down, or up with probability equal to its fraction: E = x to within 2**-16.
 
-    x: float32[n] -> float32[n] of integers. An element no further than 2**-17 from an integer is always rounded to it, so
-    that values that already stand on a level stay there whatever the last bit of their division was.
+    x: float32[n] -> float32[n] of integers. An element no further than 2**-17 from an integer is always rounded to it,
+    so that values that already stand on a level stay there whatever the last bit of their division was.
     """
     low = x.floor()
     threshold = (uniform16(x.numel(), seed, x.device).to(torch.float32) + 0.5) * 2.0**-16
