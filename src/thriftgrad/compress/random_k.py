@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thriftgrad import kernels
 from thriftgrad.compress import fraction as share
-from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec
+from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floating
 
 
 class Seed(NamedTuple):
@@ -55,11 +55,7 @@ class RandomK(LinearCompressor[None, Seed]):
         return Layout(spec, values, Seed(TensorSpec((1,), torch.int64)), repr(self))  # type: ignore[arg-type]
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Seed], None]:
-        if not x.is_floating_point():
-            raise TypeError(
-                f"{self!r} compresses floating-point tensors, got {x.dtype}: convert it with .float() first."
-            )
-        flat = x.detach().reshape(-1)
+        flat = floating(x, self)
         seed = torch.tensor([key.fold("RandomK").seed >> 1])  # 63 bits, to fit int64
         values = flat[self._support(seed, flat)]
         if self.rescale and values.numel():

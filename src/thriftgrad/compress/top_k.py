@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.compress import fraction as share
-from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floating
 
 
 class Support(NamedTuple):
@@ -57,11 +57,7 @@ class TopK(Compressor[None, Support]):
         return Layout(spec, values, Support(indices), repr(self))  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Support], None]:
-        if not x.is_floating_point():
-            raise TypeError(
-                f"{self!r} compresses floating-point tensors, got {x.dtype}: convert it with .float() first."
-            )
-        flat = x.detach().reshape(-1)
+        flat = floating(x, self)
         indices = largest(flat, share.kept(flat.numel(), self.fraction, self.k))
         return Payload(flat[indices], Support(indices), self.layout(TensorSpec.of(x))), None
 

@@ -114,10 +114,15 @@ class LinearCompressor(Compressor[State, Side]):
         return super().__rshift__(second)
 
 
-def floats(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
-    """``x`` as a flat float32 vector; ``TypeError`` if it is not floating point."""
+def floating(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
+    """``x`` as a flat vector, without its autograd history; ``TypeError`` if it is not floating point."""
     if not x.is_floating_point():
         raise TypeError(
             f"{compressor!r} compresses floating-point tensors, got {x.dtype}: convert it with .float() first."
         )
-    return x.detach().reshape(-1).to(torch.float32)
+    return x.detach().reshape(-1)
+
+
+def floats(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
+    """``floating``, in float32."""
+    return floating(x, compressor).to(torch.float32)

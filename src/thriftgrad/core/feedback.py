@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thriftgrad.core.compressor import Compressor, LinearCompressor
+from thriftgrad.core.compressor import Compressor, LinearCompressor, floats
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
 from thriftgrad.core.spec import TensorSpec
@@ -32,7 +32,8 @@ class ErrorFeedback(Compressor[Memory, Any]):
     |e| <= 2 (1 - delta) / delta * max |x|. A tensor with a NaN or an infinity is passed on and never enters it.
     Linear if C is.
 
-    Raises ``ValueError`` if C claims no contraction, or decay lies outside (0, 1].
+    Raises ``ValueError`` if C claims no contraction, or decay lies outside (0, 1]; ``TypeError`` for tensors that are not
+    floating point.
     Stich et al., Sparsified SGD with Memory, 2018, arXiv:1809.07599; Karimireddy et al., 2019, arXiv:1901.09847.
     """
 
@@ -61,7 +62,7 @@ class ErrorFeedback(Compressor[Memory, Any]):
         return Layout(spec, inner.carrier, inner.side, repr(self))
 
     def compress(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory]:
-        y = x.detach().to(torch.float32) + self.decay * state.memory
+        y = floats(x, self).view(x.shape) + self.decay * state.memory
         payload, inner = self.compressor.compress(y, state.inner, key)
         sent = Payload(payload.carrier, payload.side, self.layout(TensorSpec.of(x)))
         if not y.isfinite().all():
