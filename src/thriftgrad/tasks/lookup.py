@@ -32,18 +32,13 @@ def locate(data_dir: DataDir, what: str, expected: Sequence[str], source: str) -
     Raises:
         DataError: the folder is missing, or holds none of `expected`.
     """
-    if data_dir is not None:
-        folder, origin = Path(data_dir), "data_dir"
-    elif os.environ.get(VARIABLE):
-        folder, origin = Path(os.environ[VARIABLE]), VARIABLE
-    else:
-        folder, origin = Path("data"), "the default"
+    folder = Path(data_dir if data_dir is not None else os.environ.get(VARIABLE) or "data")
     for pattern in expected:
         for path in sorted(folder.glob(pattern)):
             return path
     problem = f"No {what} in the folder {folder}" if folder.is_dir() else f"There is no folder {folder} with {what}"
     raise DataError(
-        f"{problem} ({origin}): expected {' or '.join(expected)}; {source}; "
+        f"{problem}: expected {' or '.join(expected)}; {source}; "
         f"name its folder with data_dir or {VARIABLE}, or put it in ./data."
     )
 

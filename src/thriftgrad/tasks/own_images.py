@@ -173,9 +173,7 @@ def images(data_dir: DataDir = None, image_size: int = 64) -> Task:
     """
     if image_size < 8:
         raise ValueError(f"image_size must be at least 8 pixels, not {image_size}.")
-    root = locate(
-        data_dir, "folder of images", ["train/"], "it is laid out as train/<class>/*.jpg and val/<class>/*.jpg"
-    )
+    root = locate(data_dir, "image folders", ["train/"], "it is laid out as train/<class>/*.jpg and val/<class>/*.jpg")
     train, held_out = list_images(root), list_images(root.with_name("val"))
     if train.classes != held_out.classes:
         only = ", ".join(sorted(set(train.classes) ^ set(held_out.classes)))
