@@ -94,8 +94,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = measure(options.elements, options.rounds)
     about = (
-        f"{date.today()}, {cpu_name()}, torch {torch.__version__}, "
-        f"{options.threads} thread, {options.elements:,} float32, median of {options.rounds} rounds; 1.0 is a memory copy of the input"
+        f"{date.today()}, {cpu_name()}, torch {torch.__version__}, {options.threads} thread, "
+        f"{options.elements:,} float32, median of {options.rounds} rounds; 1.0 is a memory copy of the input"
     )
     if options.markdown:
         print(f"{about}\n\n| compressor | encode | decode | bits an element |\n|---|---:|---:|---:|")
