@@ -2,6 +2,9 @@
 
 What a recipe returns prints as the expression it stands for, so a reader sees the parts and can change one.
 
+Error feedback delays what it does not send, by about 1 / delta steps, and a long delay wants a shorter step: hence
+``learning_rate_scale`` below 1 for the coarsest of them. Votes have steps of length one in every coordinate.
+
 >>> from thriftgrad import recipes
 >>> recipes.top_k(fraction=0.01).aggregator
 AllGather(compressor=ErrorFeedback(compressor=TopK(fraction=0.01)))
@@ -71,7 +74,8 @@ def random_k(fraction: float = 0.01, momentum: float = 0.9) -> Method:
     Stich et al., Sparsified SGD with Memory, NeurIPS 2018, arXiv:1809.07599; differs as ``top_k`` does.
     """
     paper = "Stich et al., Sparsified SGD with Memory, NeurIPS 2018, arXiv:1809.07599"
-    return Method(AllReduce(ErrorFeedback(RandomK(fraction=fraction, rescale=False))), momentum=momentum, paper=paper)
+    aggregator = AllReduce(ErrorFeedback(RandomK(fraction=fraction, rescale=False)))
+    return Method(aggregator, momentum=momentum, learning_rate_scale=0.1, paper=paper)
 
 
 _VOTE = ParameterServer(up=Sign(scaled=False), down=Vote())
@@ -84,7 +88,7 @@ def sign_sgd() -> Method:
     Bernstein et al., signSGD, ICML 2018, arXiv:1802.04434. Differs: a tied vote is zero, in the paper's code +1.
     """
     paper = "Bernstein et al., signSGD, ICML 2018, arXiv:1802.04434"
-    return Method(_VOTE, momentum=0.0, learning_rate_scale=0.01, momentum_place="none", paper=paper)
+    return Method(_VOTE, momentum=0.0, learning_rate_scale=0.1, momentum_place="none", paper=paper)
 
 
 def signum(momentum: float = 0.9) -> Method:
@@ -96,7 +100,7 @@ def signum(momentum: float = 0.9) -> Method:
     place = f"{momentum} on each worker, before compression"
     paper = "Bernstein et al., signSGD, ICML 2018, arXiv:1802.04434"
     aggregator = LocalMomentum(_VOTE, beta=momentum)
-    return Method(aggregator, momentum=0.0, learning_rate_scale=0.01, momentum_place=place, paper=paper)
+    return Method(aggregator, momentum=0.0, learning_rate_scale=0.03, momentum_place=place, paper=paper)
 
 
 def ef_sign_sgd(momentum: float = 0.9) -> Method:
@@ -107,7 +111,8 @@ def ef_sign_sgd(momentum: float = 0.9) -> Method:
     memory; the two agree while the learning rate is constant.
     """
     paper = "Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019, arXiv:1901.09847"
-    return Method(AllGather(ErrorFeedback(Sign())), momentum=momentum, paper=paper)
+    aggregator = AllGather(ErrorFeedback(Sign()))
+    return Method(aggregator, momentum=momentum, learning_rate_scale=0.3, paper=paper)
 
 
 def power_sgd(rank: int = 2, momentum: float = 0.9) -> Method:
