@@ -29,11 +29,11 @@ class ErrorFeedback(Compressor[Memory, Any]):
     """Send C(x + decay * e), keep e' = x + decay * e - C(x + decay * e).
 
     The memory e is float32 whatever the tensor's type, starts at zero and, for a contraction C, stays bounded:
-    |e| <= 2 (1 - delta) / delta * max |x|. A tensor with a NaN or an infinity is passed on and never enters it.
-    Linear if C is.
+    |e| <= 2 sqrt(1 - delta) / delta * max |x|, in the root mean square. A tensor with a NaN or an infinity is passed on
+    and never enters it. Linear if C is.
 
-    Raises ``ValueError`` if C claims no contraction, or decay lies outside (0, 1]; ``TypeError`` for tensors that are not
-    floating point.
+    Raises ``ValueError`` if C claims no contraction, or decay lies outside (0, 1]; ``TypeError`` for tensors that are
+    not floating point.
     Stich et al., Sparsified SGD with Memory, 2018, arXiv:1809.07599; Karimireddy et al., 2019, arXiv:1901.09847.
     """
 
