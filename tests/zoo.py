@@ -1,0 +1,140 @@
+"""Every public method, at several settings each: the rows that the laws run over.
+
+A new compressor, aggregator or recipe needs a row here; ``tests/laws/test_zoo.py`` fails until it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from thriftgrad import recipes
+from thriftgrad.aggregate import (
+    AllGather,
+    AllReduce,
+    LocalMomentum,
+    ParameterServer,
+    Partition,
+    PowerSGD,
+    ScatterReduce,
+)
+from thriftgrad.compress import QSGD, Cast, Identity, RandomK, Sign, TopK, Vote
+from thriftgrad.core import Compressor, ErrorFeedback, LinearCompressor, Shrink
+from thriftgrad.core.compressor import Expression
+from thriftgrad.train.method import Method
+
+DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
+    Identity(),
+    Cast("bf16"),
+    Cast("fp16"),
+    TopK(fraction=0.1),
+    TopK(k=3),
+    Sign(),
+    Sign(bucket=8),
+    Sign(scaled=False),
+    Vote(),
+    TopK(fraction=0.2) >> Cast("bf16"),
+    TopK(fraction=0.2) >> Sign(),
+    TopK(fraction=0.5) >> TopK(fraction=0.5) >> Identity(),
+    Identity() >> TopK(k=2),
+    Sign() >> Identity(),
+    Cast("fp16") >> Identity(),
+    ErrorFeedback(TopK(fraction=0.1)),
+    ErrorFeedback(TopK(k=3), decay=0.9),
+    ErrorFeedback(Sign(bucket=8)),
+    ErrorFeedback(Cast("bf16")),
+    ErrorFeedback(TopK(fraction=0.2) >> Sign()),
+    ErrorFeedback(TopK(k=3)) >> Identity(),
+)
+
+RANDOM: tuple[Compressor[Any, Any], ...] = (
+    QSGD(bits=2),
+    QSGD(bits=4),
+    QSGD(bits=8),
+    QSGD(levels=1, bucket=16),
+    QSGD(levels=5, bucket=10, norm="linf"),
+    QSGD(bits=4, norm="linf"),
+    QSGD(bits=3, bucket=1),
+    RandomK(fraction=0.25),
+    RandomK(k=3),
+    RandomK(fraction=0.25, rescale=False),
+    Shrink(QSGD(bits=2)),
+    Shrink(RandomK(fraction=0.25)),
+    TopK(fraction=0.2) >> QSGD(bits=4),
+    TopK(fraction=0.2) >> QSGD(bits=8, bucket=64),
+    TopK(k=3) >> Shrink(QSGD(bits=2)),
+    RandomK(fraction=0.25) >> Cast("bf16"),
+    RandomK(fraction=0.5) >> QSGD(bits=4, norm="linf"),
+    RandomK(fraction=0.5, rescale=False) >> RandomK(fraction=0.5, rescale=False),
+    QSGD(bits=4) >> Identity(),
+    ErrorFeedback(RandomK(fraction=0.25, rescale=False)),
+    ErrorFeedback(QSGD(bits=8)),
+    ErrorFeedback(Shrink(QSGD(bits=2)), decay=0.5),
+    ErrorFeedback(TopK(fraction=0.2) >> Shrink(QSGD(bits=3))),
+)
+
+COMPRESSORS = DETERMINISTIC + RANDOM
+LINEAR = tuple(each for each in COMPRESSORS if isinstance(each, LinearCompressor))
+WITH_MEMORY = tuple(each for each in COMPRESSORS if each.has_memory)
+
+AGGREGATORS: tuple[Any, ...] = (
+    AllReduce(Identity()),
+    AllReduce(Cast("bf16")),
+    AllReduce(RandomK(fraction=0.25)),
+    AllReduce(RandomK(fraction=0.25) >> Cast("fp16")),
+    AllReduce(ErrorFeedback(RandomK(fraction=0.25, rescale=False))),
+    AllGather(Identity()),
+    AllGather(QSGD(bits=4)),
+    AllGather(TopK(fraction=0.1)),
+    AllGather(ErrorFeedback(TopK(fraction=0.2) >> Shrink(QSGD(bits=3)))),
+    AllGather(Sign(bucket=8)),
+    ScatterReduce(Identity(), Identity()),
+    ScatterReduce(QSGD(bits=4), QSGD(bits=8)),
+    ScatterReduce(ErrorFeedback(Sign()), ErrorFeedback(Sign())),
+    ScatterReduce(TopK(k=2), RandomK(k=2)),
+    ParameterServer(Identity(), Identity()),
+    ParameterServer(Sign(scaled=False), Vote()),
+    ParameterServer(ErrorFeedback(TopK(fraction=0.2)), ErrorFeedback(QSGD(bits=8))),
+    PowerSGD(rank=1),
+    PowerSGD(rank=2, min_compression_rate=0),
+    PowerSGD(rank=2, warm_start=False),
+    PowerSGD(rank=1, power_iterations=2, start_after=1),
+    LocalMomentum(AllGather(RandomK(fraction=0.25)), beta=0.5),
+    LocalMomentum(PowerSGD(rank=1)),
+    Partition({"matrix": PowerSGD(rank=1), "rest": AllReduce(Cast("bf16"))}),
+    Partition(
+        {
+            "name:*bias": AllReduce(Identity()),
+            "numel>=30": LocalMomentum(AllGather(ErrorFeedback(TopK(fraction=0.1))), beta=0.5),
+            "numel<2": AllReduce(Cast("bf16")),
+            "rest": ScatterReduce(QSGD(bits=4), QSGD(bits=4)),
+        }
+    ),
+)
+
+RECIPES: dict[str, tuple[Method, ...]] = {
+    "sgd": (recipes.sgd(), recipes.sgd(precision="bf16"), recipes.sgd(precision="fp16", momentum=0.0)),
+    "qsgd": (recipes.qsgd(), recipes.qsgd(bits=2, bucket=64)),
+    "qsgd_inf": (recipes.qsgd_inf(), recipes.qsgd_inf(bits=8)),
+    "top_k": (recipes.top_k(), recipes.top_k(fraction=0.1)),
+    "random_k": (recipes.random_k(), recipes.random_k(fraction=0.1)),
+    "sign_sgd": (recipes.sign_sgd(),),
+    "signum": (recipes.signum(), recipes.signum(momentum=0.5)),
+    "ef_sign_sgd": (recipes.ef_sign_sgd(),),
+    "power_sgd": (recipes.power_sgd(), recipes.power_sgd(rank=1, momentum=0.0)),
+}
+
+METHODS = (
+    *(method for rows in RECIPES.values() for method in rows),
+    Method(AllReduce(Identity()), momentum=0.8, nesterov=True),
+)
+
+
+def parts(row: Any) -> Iterator[Any]:
+    """A row and everything it is built of."""
+    yield row
+    for value in vars(row).values():
+        inner: Iterable[Any] = (each for _, each in value) if isinstance(row, Partition) else (value,)
+        for each in inner:
+            if isinstance(each, Expression):
+                yield from parts(each)
