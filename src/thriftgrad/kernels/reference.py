@@ -101,42 +101,49 @@ def pack(symbols: Tensor, alphabet: int) -> Tensor:
     other bit by bit, lowest bit first. The last byte is filled with zeros.
     """
     if alphabet == 3:
-        digits = _grid(symbols, 5).to(torch.int64)
-        return (digits * torch.tensor([1, 3, 9, 27, 81], device=digits.device)).sum(1).to(torch.uint8)
+        powers = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=symbols.device)
+        return (_grid(symbols.to(torch.uint8), 5) * powers).sum(1, dtype=torch.uint8)
     width = (alphabet - 1).bit_length()
     if width == 0:
         return symbols.new_empty(0, dtype=torch.uint8)
     if width == 8:
         return symbols.to(torch.uint8)
     if 8 % width == 0:
-        return torch.cat([_pack_chunks(part, width) for part in _whole_and_rest(symbols, CHUNK * 8 // width)])
-    shifts = torch.arange(width, device=symbols.device)
-    bits = (symbols.to(torch.int64)[:, None] >> shifts) & 1
-    weights = 1 << torch.arange(8, device=symbols.device)
-    return (_grid(bits.reshape(-1), 8) * weights).sum(1).to(torch.uint8)
+        return torch.cat([_pack_planes(part, width) for part in _whole_and_rest(symbols, CHUNK * 8 // width)])
+    if width < 8:
+        # Eight symbols fill ``width`` bytes and fit an int64.
+        words = (_grid(symbols.to(torch.int64), 8) << _shifts(8, width, symbols)).sum(1)
+        return words.view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)[: -(-symbols.numel() * width // 8)]
+    bits = (symbols.to(torch.int64)[:, None] >> _shifts(width, 1, symbols)) & 1
+    return (_grid(bits.reshape(-1), 8) << _shifts(8, 1, symbols)).sum(1).to(torch.uint8)
 
 
 def unpack(stream: Tensor, numel: int, alphabet: int) -> Tensor:
     """The inverse of ``pack``: the first ``numel`` symbols, uint8 or, for alphabets above 256, int64."""
     kind = torch.uint8 if alphabet <= 256 else torch.int64
     if alphabet == 3:
-        powers = torch.tensor([1, 3, 9, 27, 81], device=stream.device)
-        return (stream.to(torch.int64)[:, None] // powers % 3).reshape(-1)[:numel].to(kind)
+        powers = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=stream.device)
+        return (stream[:, None] // powers % 3).reshape(-1)[:numel]
     width = (alphabet - 1).bit_length()
     if width == 0:
         return torch.zeros(numel, dtype=kind, device=stream.device)
     if width == 8:
         return stream.clone()
     if 8 % width == 0:
-        whole = numel // (CHUNK * 8 // width) * CHUNK
-        parts = [
-            _unpack_chunks(stream[:whole], width, CHUNK),
-            _unpack_chunks(stream[whole:], width, len(stream) - whole),
-        ]
+        per_byte = 8 // width
+        parts = [_unpack_planes(part, width) for part in _whole_and_rest(stream, CHUNK, numel // (CHUNK * per_byte))]
         return torch.cat(parts)[:numel]
-    bits = (stream.to(torch.int64)[:, None] >> torch.arange(8, device=stream.device)) & 1
-    weights = 1 << torch.arange(width, device=stream.device)
-    return (bits.reshape(-1)[: numel * width].view(numel, width) * weights).sum(1).to(kind)
+    if width < 8:
+        words = torch.nn.functional.pad(_grid(stream, width), (0, 8 - width)).reshape(-1).view(torch.int64)
+        symbols = (words[:, None] >> _shifts(8, width, stream)) & ((1 << width) - 1)
+        return symbols.reshape(-1)[:numel].to(kind)
+    bits = (stream.to(torch.int64)[:, None] >> _shifts(8, 1, stream)) & 1
+    return (bits.reshape(-1)[: numel * width].view(numel, width) << _shifts(width, 1, stream)).sum(1).to(kind)
+
+
+def _shifts(count: int, step: int, like: Tensor) -> Tensor:
+    """0, step, 2 step, ..."""
+    return torch.arange(0, count * step, step, device=like.device)
 
 
 def _grid(x: Tensor, columns: int) -> Tensor:
@@ -144,23 +151,23 @@ def _grid(x: Tensor, columns: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, -x.numel() % columns)).view(-1, columns)
 
 
-def _whole_and_rest(symbols: Tensor, size: int) -> list[Tensor]:
-    """Rows of whole chunks, and one shorter chunk of what is left."""
-    whole = symbols.numel() // size * size
-    return [symbols[:whole].view(-1, size), symbols[whole:].view(1, -1)]
+def _whole_and_rest(x: Tensor, size: int, rows: int | None = None) -> list[Tensor]:
+    """``rows`` rows of ``size`` elements (as many as there are), and a shorter row of what is left, if anything is."""
+    whole = (x.numel() // size if rows is None else rows) * size
+    return [part for part in (x[:whole].view(-1, size), x[whole:].view(1, -1)) if part.numel()] or [x.view(1, -1)]
 
 
-def _pack_chunks(rows: Tensor, width: int) -> Tensor:
+def _pack_planes(rows: Tensor, width: int) -> Tensor:
+    """Bytes of chunks: plane i of a row, a ``per_byte``-th of it, gives bits i * width on."""
     per_byte = 8 // width
     rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % per_byte)).to(torch.uint8)
-    planes = rows.view(rows.shape[0], per_byte, rows.shape[1] // per_byte)
-    packed = planes[:, 0].clone()
-    for i in range(1, per_byte):
-        packed |= planes[:, i] << (i * width)
+    first, *others = rows.view(len(rows), per_byte, rows.shape[1] // per_byte).unbind(1)
+    packed = first.clone()
+    for i, plane in enumerate(others, 1):
+        packed |= plane << (i * width)
     return packed.reshape(-1)
 
 
-def _unpack_chunks(stream: Tensor, width: int, size: int) -> Tensor:
-    rows = stream.view(-1, size) if size else stream.view(0, 0)
-    planes = [(rows >> (i * width)) & ((1 << width) - 1) for i in range(8 // width)]
-    return torch.stack(planes, 1).reshape(-1)
+def _unpack_planes(rows: Tensor, width: int) -> Tensor:
+    shifts = _shifts(8 // width, width, rows).to(torch.uint8)[:, None]
+    return ((rows[:, None, :] >> shifts) & ((1 << width) - 1)).reshape(-1)
