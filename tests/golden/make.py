@@ -1,8 +1,8 @@
 """Golden bytes: what every row of the zoo puts on the wire, frozen.
 
 ``payloads.json`` holds, for each compressor, the message of one fixed tensor and a digest of what it decompresses to;
-and for each gather-type aggregator a digest of three workers' estimates. A change of these bytes is a change of the wire
-format or of the meaning of a key: raise ``wire.VERSION``, say so in the changelog, and write the file anew with
+and for each gather-type aggregator a digest of three workers' estimates. A change of these bytes is a change of the
+wire format or of the meaning of a key: raise ``wire.VERSION``, say so in the changelog, and write the file anew with
 
     python tests/golden/make.py
 """
