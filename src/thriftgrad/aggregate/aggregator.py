@@ -68,9 +68,7 @@ class Aggregator(Expression, ABC, Generic[State]):
         specs, inner = [entry.spec for entry in state], [entry.inner for entry in state]
         tensors = [x.detach() for x in tensors]
         finite = all_finite(tensors)
-        if not finite:
-            tensors = [torch.full_like(x, torch.nan) for x in tensors]
-        means, after = yield from self.exchange(tensors, specs, inner, key)
+        means, after = yield from self.exchange(tensors if finite else nans(tensors), specs, inner, key)
         if not (finite and all_finite(means)):
             return means, state
         return means, tuple(TensorState(spec, each) for spec, each in zip(specs, after, strict=True))
@@ -94,15 +92,24 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return bool(torch.stack([x.isfinite().all() for x in tensors]).all()) if tensors else True
 
 
+def nans(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """NaN in place of every element: what no compressor can hide, however few elements it keeps."""
+    return [torch.full_like(x, torch.nan) for x in tensors]
+
+
 def mean_of_messages(
     messages: Sequence[Tensor], compressor: Compressor[Any, Any], layouts: list[Layout]
 ) -> list[Tensor]:
-    """The mean of what several messages of one layout decompress to, summed in float32 in the given order."""
+    """The mean of what several messages of one layout decompress to, summed in float32 in the given order.
+
+    NaN throughout if it is not finite somewhere, so that a next hop cannot lose that on the way.
+    """
     total: list[Tensor] = []
     for message in messages:
         values = [compressor.decompress(p).to(torch.float32) for p in wire.unpack_all(message, layouts)]
         total = [a.add_(b) for a, b in zip(total, values, strict=True)] if total else values
-    return [(x / len(messages)).to(layout.spec.dtype) for x, layout in zip(total, layouts, strict=True)]
+    means = [(x / len(messages)).to(layout.spec.dtype) for x, layout in zip(total, layouts, strict=True)]
+    return means if all_finite(means) else nans(means)
 
 
 def _check_fit(tensors: Sequence[Tensor], state: Sequence[TensorState]) -> None:

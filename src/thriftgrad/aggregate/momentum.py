@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator, all_finite
+from thriftgrad.aggregate.aggregator import Aggregator, all_finite, nans
 from thriftgrad.comm import Comm
 from thriftgrad.core import Key, TensorSpec
 
@@ -49,7 +49,7 @@ class LocalMomentum(Aggregator[Momentum]):
             state.average.lerp(x.to(torch.float32), 1 - self.beta) for x, state in zip(tensors, states, strict=True)
         ]
         if not all_finite(averages):  # the sum left float32's range, and a sparse compressor might not show it
-            averages = [torch.full_like(average, torch.nan) for average in averages]
+            averages = nans(averages)
         shown = [average.to(x.dtype) for average, x in zip(averages, tensors, strict=True)]
         means, inner = yield from self.aggregator.exchange(shown, specs, [state.inner for state in states], key)
         return means, [Momentum(average, each) for average, each in zip(averages, inner, strict=True)]
