@@ -54,7 +54,8 @@ class Lane:
     of submission order alone and the same on every rank. (Chaining rounds with ``Future.then`` is not: callbacks run in
     completion order, and gloo then pairs one bucket's second round with another's.)
 
-    Not for use by several threads at once.
+    Not for use by several threads at once. What a worker or its group raises comes out of ``submit`` or ``flush`` and
+    ends the lane: the other ranks may be waiting for a request that will not come.
     """
 
     def __init__(self, group: Group = None, observe: Observer | None = None) -> None:
@@ -133,7 +134,7 @@ def _start(request: Request, group: Group) -> _Pending:
         case ReplicatedRequest(compute):
             return _Pending([], compute)
         case AllReduceRequest(x):
-            total = x.clone()
+            total = x.clone(memory_format=torch.contiguous_format)  # memory is summed, so all ranks need one layout
             return _pending(dist.all_reduce(total, group=group, async_op=True), lambda: total)
         case AllGatherRequest(x):
             parts = [torch.empty_like(x) for _ in range(world)]
@@ -155,7 +156,7 @@ def _start(request: Request, group: Group) -> _Pending:
             work = dist.gather(x.contiguous(), slots, group=group, group_dst=root, async_op=True)
             return _pending(work, lambda: slots)
         case BroadcastRequest(x, spec, root):
-            buffer = x.clone() if x is not None else spec.zeros()
+            buffer = x.clone(memory_format=torch.contiguous_format) if x is not None else spec.zeros()
             return _pending(dist.broadcast(buffer, group=group, group_src=root, async_op=True), lambda: buffer)
         case _:
             raise TypeError(f"run: no process group can answer {type(request).__name__}; yield a request of comm.")
