@@ -14,7 +14,7 @@ from thriftgrad.core import Compressor
 
 KINDS = ("gaussian", "flat", "one-hot", "heavy")
 
-SHAPES = {"conv.weight": (6, 5), "conv.bias": (7,), "scale": (1,), "lstm": (3, 4, 5), "again": (6, 5)}
+SHAPES = {"conv.weight": (8, 12), "conv.bias": (7,), "scale": (1,), "lstm": (3, 4, 5), "norm": (2, 9), "again": (8, 12)}
 
 
 def vector(kind: str, n: int = 400, seed: int = 0) -> Tensor:

@@ -97,7 +97,7 @@ AGGREGATORS: tuple[Any, ...] = (
     ParameterServer(ErrorFeedback(TopK(fraction=0.2)), ErrorFeedback(QSGD(bits=8))),
     PowerSGD(rank=1),
     PowerSGD(rank=2, min_compression_rate=0),
-    PowerSGD(rank=2, warm_start=False),
+    PowerSGD(rank=1, warm_start=False),
     PowerSGD(rank=1, power_iterations=2, start_after=1),
     LocalMomentum(AllGather(RandomK(fraction=0.25)), beta=0.5),
     LocalMomentum(PowerSGD(rank=1)),
