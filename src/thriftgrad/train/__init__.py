@@ -1,6 +1,8 @@
 """Adapters to PyTorch training loops; no algorithm lives here."""
 
-from thriftgrad.train.ddp import Handle, attach
+from thriftgrad.train.ddp import attach
+from thriftgrad.train.handle import Handle
 from thriftgrad.train.method import Method
+from thriftgrad.train.stats import Stats
 
-__all__ = ["Handle", "Method", "attach"]
+__all__ = ["Handle", "Method", "Stats", "attach"]
