@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from thriftgrad.comm import Comm, Observer, run, simulate
 
@@ -28,6 +29,14 @@ class Cluster(ABC):
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """The mean over processes of each number."""
 
+    @abstractmethod
+    def follow(self, buffers: Iterable[Tensor]) -> None:
+        """Overwrite each buffer with that of worker 0."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Return once every process has come here."""
+
     @property
     def writes(self) -> bool:
         """Whether this process keeps the records."""
@@ -46,6 +55,12 @@ class Simulated(Cluster):
     def mean(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
 
+    def follow(self, buffers: Iterable[Tensor]) -> None:
+        """Nothing to do: worker 0's are here."""
+
+    def barrier(self) -> None:
+        """Nothing to do: there is one process."""
+
 
 class Processes(Cluster):
     """This rank's worker; the others are processes of the default process group."""
@@ -61,3 +76,10 @@ class Processes(Cluster):
         total = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(total)
         return [float(x) for x in total / self.world]
+
+    def follow(self, buffers: Iterable[Tensor]) -> None:
+        for buffer in buffers:
+            dist.broadcast(buffer, src=0)
+
+    def barrier(self) -> None:
+        dist.barrier()

@@ -103,6 +103,7 @@ def train(
         start = perf_counter()
         gradients = local_gradients(task, model, batches, losses)
         meter.compute_seconds += (perf_counter() - start) / len(cluster.ranks)
+        cluster.follow(model.buffers())
 
         key, measured = Key(seed).fold(step - 1), step % evaluate_every == 0 or step == steps
         if measured:
@@ -118,9 +119,8 @@ def train(
         optimizer.step()
         meter.compute_seconds += perf_counter() - start
 
-        if not all(isfinite(x) for x in cluster.mean([sum(each[-1] for each in losses)])) or not _finite(
-            parameters.values()
-        ):
+        (loss,) = cluster.mean([sum(each[-1] for each in losses)])
+        if not isfinite(loss) or not _finite(parameters.values()):
             yield evaluation(step, None, None, None)
             return
         if measured:
@@ -134,24 +134,26 @@ def local_gradients(
 ) -> list[list[Tensor]]:
     """Each local worker's gradients; appends each one's loss to its list.
 
-    Every worker's forward pass starts from the same buffers, and those of the first are kept: what DDP does with
-    ``broadcast_buffers``.
+    Every worker's forward pass starts from the same buffers (such as BatchNorm's averages), and those of the first
+    are kept: what DDP does with ``broadcast_buffers``.
     """
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    kept: list[Tensor] = []
-    gradients = []
     parameters = [p for p in model.parameters() if p.requires_grad]
+    before = [buffer.clone() for buffer in model.buffers()]
+    first: list[Tensor] = []
+    gradients = []
     for worker, source in enumerate(batches):
-        for buffer, value in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(value)
+        _restore(model, before)
         loss = task.loss(model, next(source))
         gradients.append(list(torch.autograd.grad(loss, parameters)))
         losses[worker].append(float(loss.detach()))
-        if worker == 0:
-            kept = [buffer.clone() for buffer in model.buffers()]
-    for buffer, value in zip(model.buffers(), kept, strict=True):
-        buffer.copy_(value)
+        first = first or [buffer.clone() for buffer in model.buffers()]
+    _restore(model, first)
     return gradients
+
+
+def _restore(model: nn.Module, buffers: Sequence[Tensor]) -> None:
+    for buffer, value in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(value)
 
 
 def distortion(
