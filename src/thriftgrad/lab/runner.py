@@ -6,16 +6,17 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from thriftgrad.lab.cluster import Cluster
-from thriftgrad.lab.comparison import Comparison
-from thriftgrad.lab.load import Tuning
+from thriftgrad.lab.comparison import Comparison, ComparisonError
+from thriftgrad.lab.load import Evaluation, Tuning
 from thriftgrad.lab.training import train
 
 TUNING_SEED = 1_000_003
@@ -29,7 +30,7 @@ GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 class Progress:
     """One sign of life: which run, how far, and the last quality."""
 
-    label: str  # "tune qsgd, learning rate 0.03", "qsgd, seed 1"
+    label: str  # "seed 1: qsgd", "learning rate 0.03: qsgd"
     step: int
     steps: int
     done: int  # runs finished before this one
@@ -44,29 +45,28 @@ def execute(comparison: Comparison, folder: Path, cluster: Cluster, report: Repo
     """Tune if asked to, then do every (method, seed) that has no finished record in the folder.
 
     A run that was cut short is begun again; only what follows the last "start" in its file counts. Every process of a
-    cluster calls this; the one with worker 0 writes.
+    cluster calls this; the one with worker 0 writes. Raises ``ComparisonError`` for a file that is corrupt.
     """
     torch.set_num_threads(comparison.configuration.threads)
     if comparison.request.tune:
         comparison = tune(comparison, folder, cluster, report)
-    runs = [(row, seed) for seed in comparison.configuration.seeds for row in comparison.configuration.methods]
-    done = [is_finished(folder / "runs" / f"{row.slug}-seed{seed}.jsonl") for row, seed in runs]
-    # Everybody looks before anybody writes.
-    cluster.mean([0.0])
-    for (row, seed), finished in zip(runs, done, strict=True):
-        if finished:
-            continue
-        path, start = folder / "runs" / f"{row.slug}-seed{seed}.jsonl", perf_counter()
-        write = _writer(path) if cluster.writes else _silent
+    steps = comparison.configuration.steps
+    paths = {
+        (row, seed): folder / "runs" / f"{row.slug}-seed{seed}.jsonl"
+        for seed in comparison.configuration.seeds
+        for row in comparison.configuration.methods
+    }
+    waiting = [run for run, path in paths.items() if not is_finished(path)]
+    cluster.barrier()  # everybody looks before anybody writes
+    for done, (row, seed) in enumerate(waiting, start=len(paths) - len(waiting)):
+        write = _writer(paths[row, seed]) if cluster.writes else _silent
         write({"kind": "start", "method": row.slug, "seed": seed, "time": datetime.now(UTC).isoformat()})
-        last, steps = None, comparison.configuration.steps
-        for last in _evaluations(comparison, row.slug, cluster, seed, row.learning_rate, steps):
-            write({"kind": "eval"} | asdict(last))
-            report(Progress(f"{row.label}, seed {seed}", last.step, steps, sum(done), len(runs), last.quality))
-        assert last is not None  # the evaluation at step 0
-        seconds, diverged = perf_counter() - start, last.quality is None
-        write({"kind": "end", "steps": last.step, "wall_seconds": seconds, "diverged": diverged})
-        done[runs.index((row, seed))] = True
+        start = perf_counter()
+        for at in _evaluations(comparison, row.slug, cluster, seed, row.learning_rate, steps):
+            write({"kind": "eval"} | asdict(at))
+            report(Progress(f"seed {seed}: {row.label}", at.step, steps, done, len(paths), at.quality))
+        seconds, diverged = perf_counter() - start, at.quality is None
+        write({"kind": "end", "steps": at.step, "wall_seconds": seconds, "diverged": diverged})
 
 
 def tune(comparison: Comparison, folder: Path, cluster: Cluster, report: Report) -> Comparison:
@@ -75,61 +75,46 @@ def tune(comparison: Comparison, folder: Path, cluster: Cluster, report: Report)
     The winner has the lowest mean training loss over the last half of the tuning run (the held-out data is not
     looked at), under a seed that no run has.
     """
-    if all(row.tuning for row in comparison.configuration.methods):
+    rows = comparison.configuration.methods
+    if all(row.tuning for row in rows):
         return comparison
     grid = tuple(float(f"{comparison.task.learning_rate * factor:.3g}") for factor in GRID)
     steps = max(1, comparison.configuration.steps // 2)
     tuned, rates = {}, {}
-    for i, row in enumerate(comparison.configuration.methods):
+    for i, row in enumerate(rows):
         path = folder / "tuning" / f"{row.slug}.jsonl"
         path.parent.mkdir(exist_ok=True)
         known = {record["learning_rate"]: record["loss"] for record in _records(path)}
-        cluster.mean([0.0])
+        cluster.barrier()  # everybody looks before anybody writes
+        write = _writer(path) if cluster.writes else _silent
         for j, rate in enumerate(grid):
-            if rate not in known:
-                label = f"tune {row.label}, learning rate {rate:g}"
-                losses = []
-                for each in _evaluations(comparison, row.slug, cluster, TUNING_SEED, rate, steps):
-                    losses.append(each.loss if each.step else None)
-                    report(
-                        Progress(
-                            label,
-                            each.step,
-                            steps,
-                            i * len(grid) + j,
-                            len(comparison.methods) * len(grid),
-                            each.quality,
-                        )
-                    )
-                    diverged = each.quality is None
-                half = [x for x in losses[len(losses) // 2 :] if x is not None]
-                known[rate] = None if diverged or not half else sum(half) / len(half)
-                if cluster.writes:
-                    _writer(path)({"learning_rate": rate, "loss": known[rate]})
-        losses = [known[rate] for rate in grid]
-        best = min(range(len(grid)), key=lambda at: ranked(losses[at]))
-        tuned[row.slug] = Tuning(grid, tuple(losses), steps, TUNING_SEED, best in (0, len(grid) - 1))
-        rates[row.slug] = grid[best]
+            if rate in known:
+                continue
+            label, losses = f"learning rate {rate:g}: {row.label}", []
+            for at in _evaluations(comparison, row.slug, cluster, TUNING_SEED, rate, steps):
+                losses += [at.loss] if at.loss is not None else []  # there is none before the first step
+                report(Progress(label, at.step, steps, i * len(grid) + j, len(rows) * len(grid), at.quality))
+            known[rate] = None if at.quality is None else fmean(losses[len(losses) // 2 :])
+            write({"kind": "tuned", "learning_rate": rate, "loss": known[rate]})
+        best = min(grid, key=lambda rate: inf if known[rate] is None else known[rate])
+        tried = tuple(known[rate] for rate in grid)
+        tuned[row.slug] = Tuning(grid, tried, steps, TUNING_SEED, edge=best in (grid[0], grid[-1]))
+        rates[row.slug] = best
     comparison = comparison.with_tuning(tuned, rates)
     if cluster.writes:
         comparison.save(folder)
     return comparison
 
 
-def ranked(loss: float | None) -> float:
-    """A loss to sort by: a diverged run is the worst."""
-    return inf if loss is None else loss
-
-
 def is_finished(path: Path) -> bool:
     """Whether a run's file holds a whole run."""
-    records = list(_records(path))
+    records = _records(path)
     return bool(records) and records[-1]["kind"] == "end"
 
 
 def _evaluations(
     comparison: Comparison, slug: str, cluster: Cluster, seed: int, rate: float, steps: int
-) -> Iterator[Any]:
+) -> Iterator[Evaluation]:
     return train(
         comparison.task,
         comparison.methods[slug],
@@ -142,24 +127,31 @@ def _evaluations(
     )
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; a last line that was cut short is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, if there is one; a last line that was cut short is left out."""
+    *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+            records[-1]["kind"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ComparisonError(
+                f"compare: {path}, line {number} is no record; delete the file and give the same command again to "
+                "redo what it held."
+            ) from error
+    return records
 
 
 def _writer(path: Path) -> Callable[[dict[str, Any]], None]:
     """Appends records, each a line of its own even after one that was cut short."""
-    if path.exists() and (text := path.read_text()) and not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1])
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
     def write(record: dict[str, Any]) -> None:
-        assert all(isfinite(x) for x in record.values() if isinstance(x, float))
         with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
     return write
 
