@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import torch
 import thriftgrad
 from thriftgrad import tasks
 from thriftgrad.aggregate import Aggregator
-from thriftgrad.comm import Ledger, LinkModel, simulate
-from thriftgrad.compress import Cast, Identity
-from thriftgrad.core import Key, TensorSpec
+from thriftgrad.comm import LinkModel
+from thriftgrad.comm.requests import AllReduceRequest
+from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
 from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
@@ -55,6 +56,8 @@ class Request:
                 raise ComparisonError(f"compare: it takes at least one {unit}, got {name}={getattr(self, name)}.")
         if self.steps is not None and self.steps < 1:
             raise ComparisonError(f"compare: it takes at least one step, got steps={self.steps}.")
+        if self.target is not None and not isfinite(self.target):
+            raise ComparisonError(f"compare: the target is a quality to reach, got {self.target}.")
         if not self.methods:
             raise ComparisonError("compare: name at least one method, such as sgd, qsgd or power_sgd(rank=4).")
 
@@ -89,23 +92,29 @@ class Comparison:
         """Write the resolved configuration, whole or not at all."""
         text = json.dumps(asdict(self.configuration) | {"request": asdict(self.request)}, indent=1)
         beside = folder / f".{RESOLVED}.{os.getpid()}"
-        beside.write_text(text)
-        beside.replace(folder / RESOLVED)
+        try:
+            beside.write_text(text)
+            beside.replace(folder / RESOLVED)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def resolve(request: Request, command: str = "") -> Comparison:
     """Load the task, read the methods and links, and write down what was chosen for the user.
 
-    Raises ``ComparisonError``, or the error of the part that does not read.
+    Raises ``ComparisonError``, or the error of the part that does not read or does not fit the task.
     """
     methods = {text: as_method(text) for text in request.methods}
     links = {text: LinkModel.of(text) for text in request.links}
     task = tasks.load(request.task, request.data_dir)
     if request.target is not None:
         task = replace(task, target=request.target)
-    slugs = _slugs(list(methods))
-    parameters = [p for p in task.build(0).parameters() if p.requires_grad]
-    specs = [TensorSpec.of(p, str(i)) for i, p in enumerate(parameters)]
+    task.batches(0, 0, request.workers)  # more workers than samples are refused before anything is written
+    parameters = {name: p for name, p in task.build(0).named_parameters() if p.requires_grad}
+    for method in methods.values():
+        method.aggregator.init([TensorSpec.of(p, name) for name, p in parameters.items()])  # and misfits told of
+    elements = sum(p.numel() for p in parameters.values())
+    slugs = _slugs(request.methods)
     rows = tuple(
         records.Method(
             label=text,
@@ -124,7 +133,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
         task=records.Task(
             task.name, task.description, task.quality, task.higher_is_better, task.target, dict(task.provenance)
         ),
-        parameters=sum(p.numel() for p in parameters),
+        parameters=elements,
         mode="processes" if request.processes else "simulated",
         workers=request.workers,
         seeds=tuple(range(request.seeds)),
@@ -141,8 +150,8 @@ def resolve(request: Request, command: str = "") -> Comparison:
             for text, link in links.items()
         ),
         baseline_bytes=records.Baseline(
-            fp32=ring_traffic(Identity(), specs, request.workers),
-            bf16=ring_traffic(Cast("bf16"), specs, request.workers),
+            fp32=ring_traffic(elements, torch.float32, request.workers),
+            bf16=ring_traffic(elements, torch.bfloat16, request.workers),
         ),
         methods=rows,
         versions={
@@ -162,38 +171,55 @@ def resolve(request: Request, command: str = "") -> Comparison:
 def prepare(comparison: Comparison, folder: Path) -> Comparison:
     """Make the folder and write the configuration there, or take up the comparison that was begun in it.
 
-    Raises ``ComparisonError`` if the folder cannot be written or holds another comparison.
+    Raises ``ComparisonError`` if the folder cannot be written, or holds something else than this very comparison.
     """
+    path, elsewhere = folder / RESOLVED, "choose another folder with --out"
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
-        path = folder / RESOLVED
         if not path.exists():
             comparison.save(folder)
             return comparison
-        found = json.loads(path.read_text())
+        found, configuration = json.loads(path.read_text()), records.read_configuration(folder)
     except OSError as error:
-        raise ComparisonError(
-            f"compare: cannot write to {folder} ({error.strerror}); choose another folder with --out."
-        ) from error
+        raise ComparisonError(f"compare: cannot write to {folder} ({error.strerror}); {elsewhere}.") from error
     except ValueError as error:
-        raise ComparisonError(f"compare: {path} is corrupt ({error}); choose another folder with --out.") from error
-    asked, there = json.loads(json.dumps(asdict(comparison.request))), found.get("request", {})
-    different = [
-        f"{name} is {there.get(name)!r} there and {asked[name]!r} here"
-        for name in asked
-        if asked[name] != there.get(name)
-    ]
+        raise ComparisonError(f"compare: {path} is corrupt ({str(error).rstrip('.')}); {elsewhere}.") from error
+    # What was asked for comes first: most other differences follow from it.
+    different = list(_differences(found.get("request"), _plain(comparison.request))) or list(
+        _differences(_lasting(configuration), _lasting(comparison.configuration))
+    )
     if different:
-        raise ComparisonError(
-            f"compare: {folder} holds another comparison ({'; '.join(different)}); choose another folder with --out."
-        )
-    configuration, version = records.read_configuration(folder), found["thriftgrad"]
-    if version != thriftgrad.__version__:
-        raise ComparisonError(
-            f"compare: {folder} was begun by thriftgrad {version} and this is {thriftgrad.__version__}; "
-            "choose another folder with --out."
-        )
+        raise ComparisonError(f"compare: {folder} holds another comparison ({'; '.join(different)}); {elsewhere}.")
     return replace(comparison, configuration=configuration)
+
+
+def _lasting(configuration: records.Configuration) -> dict[str, Any]:
+    """What must not change between two sittings: all but the clock, the command's wording and what tuning chose."""
+    plain: dict[str, Any] = _plain(configuration)
+    methods = {row.slug: row.expression for row in configuration.methods}
+    return {name: plain[name] for name in plain if name not in ("started", "command")} | {"methods": methods}
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON would give it back."""
+    return json.loads(json.dumps(asdict(value)))
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """In words, where two JSON values differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in here | there:
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+    elif there != here:
+        yield f"{name} is {there!r} there and {here!r} here"
+
+
+def read(text: str) -> Any:
+    """What an expression stands for; parts that do not fit each other raise ``ComparisonError``."""
+    try:
+        return parse(text)
+    except TypeError as error:
+        raise ComparisonError(str(error)) from error
 
 
 def as_method(text: str) -> Method:
@@ -201,32 +227,31 @@ def as_method(text: str) -> Method:
 
     Raises ``ComparisonError`` for an expression that is neither.
     """
-    value: Any = parse(text)
+    value = read(text)
     if isinstance(value, Aggregator):
         return Method(value)
     if isinstance(value, Method):
         return value
-    raise ComparisonError(
-        f"compare: {text!r} is no method but a {type(value).__name__}; wrap a compressor in an aggregator, as in "
-        f"AllGather({value!r})."
-    )
+    advice = f"wrap it in an aggregator, as in AllGather({value!r})" if isinstance(value, Compressor) else "try qsgd"
+    raise ComparisonError(f"compare: {text!r} is no method; {advice}.")
 
 
-def ring_traffic(compressor: Any, specs: Sequence[TensorSpec], workers: int) -> records.Traffic:
-    """Link bytes of one worker in a ring all-reduce of these tensors."""
-    from thriftgrad.aggregate import AllReduce
+def ring_traffic(elements: int, dtype: torch.dtype, workers: int) -> records.Traffic:
+    """Link bytes of one worker when so many numbers are ring all-reduced.
 
-    ledger, aggregator = Ledger(), AllReduce(compressor)
-    comms = [aggregator.aggregate([s.zeros() for s in specs], aggregator.init(specs), Key(0)) for _ in range(workers)]
-    simulate(comms, ledger)
-    return records.Traffic(ledger.up_bytes, ledger.down_bytes)
+    >>> ring_traffic(1000, torch.float32, workers=4)
+    Traffic(up=6000, down=6000)
+    """
+    # A meta tensor has a size and no memory.
+    traffic = AllReduceRequest(torch.empty(elements, dtype=dtype, device="meta")).traffic(0, workers)
+    return records.Traffic(traffic.up_bytes, traffic.down_bytes)
 
 
-def _slugs(labels: list[str]) -> dict[str, str]:
+def _slugs(labels: Sequence[str]) -> dict[str, str]:
     """File names: the label's letters and digits, numbered where two would be equal."""
     slugs: dict[str, str] = {}
     for label in labels:
-        plain = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")[:60] or "method"
+        plain = re.sub(r"[^a-z0-9.]+", "-", label.lower())[:60].strip("-.") or "method"
         taken = sum(slug == plain or slug.startswith(f"{plain}--") for slug in slugs.values())
         slugs[label] = f"{plain}--{taken + 1}" if taken else plain
     return slugs

@@ -4,49 +4,85 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isqrt
 from typing import Any
 
+import torch
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from thriftgrad import aggregate, compress, recipes, wire
+from thriftgrad import recipes, vocabulary, wire
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.comm import Ledger, simulate
-from thriftgrad.compress import Cast, Identity
 from thriftgrad.core import Compressor, Key, LinearCompressor, TensorSpec
 from thriftgrad.core.compressor import Expression
-from thriftgrad.lab.comparison import ComparisonError, ring_traffic
-from thriftgrad.lab.table import human_bytes
+from thriftgrad.lab.comparison import ComparisonError, read, ring_traffic
+from thriftgrad.lab.table import human_bytes, significant
 from thriftgrad.train.method import Method
-from thriftgrad.vocabulary import parse
+
+MOST_ELEMENTS = 100_000_000
+"""Bytes are counted in a real exchange, so the tensors must fit into memory."""
+
+ARXIV = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 
 
 def explain(text: str, size: int, workers: int) -> Group:
     """The explanation of an expression, for a tensor of ``size`` elements and so many workers, to be printed.
 
-    Raises ``ComparisonError`` for a size or number of workers below 1, and the errors of ``parse``.
+    Raises ``ComparisonError`` for what is no expression of a compressor, aggregator or method, and for a size or a
+    number of workers out of range.
     """
-    if min(size, workers) < 1:
-        raise ComparisonError(f"explain: it takes at least one element and one worker, got {size} and {workers}.")
-    value = parse(text)
-    shown = value.aggregator if isinstance(value, Method) else value
+    if not (1 <= size <= MOST_ELEMENTS and workers >= 1):
+        raise ComparisonError(
+            f"explain: it takes 1 to {MOST_ELEMENTS:,} elements and at least one worker, got {size:,} and {workers}."
+        )
+    value = read(text)
+    shown, facts = value.aggregator if isinstance(value, Method) else value, []
+    if isinstance(value, Method):
+        facts = [("paper", value.paper)] if value.paper else []
+        facts.append(("momentum", f"{value.momentum or ''} {value.momentum_place}".strip()))
+        value = replace(value, paper="")
+    if isinstance(shown, Aggregator):
+        facts += _traffic(shown, size, workers)
+    elif isinstance(shown, Compressor):
+        facts += _claims(shown, size)
+    else:
+        raise ComparisonError(f"explain: {text!r} is no compressor, aggregator or method; try qsgd or TopK(k=10).")
+
+    stories = [(type(part).__name__.removeprefix("Linear"), story(part)) for part in parts(shown)]
+    recipe = re.match(r"\w*", text.strip())[0]  # type: ignore[index]  # it matches everything
+    if recipe in recipes.__all__:
+        stories.insert(0, (recipe, prose(getattr(recipes, recipe))))
     blocks: list[RenderableType] = [Text(repr(value), style="bold"), Text("")]
-    for part in parts(shown):
-        blocks += [
-            Text(type(part).__name__.removeprefix("Linear"), style="bold cyan"),
-            Padding(Text(story(part)), (0, 0, 1, 2)),
-        ]
-    blocks.append(_numbers(value, size, workers))
-    own = [value.paper] if isinstance(value, Method) and value.paper else []
-    papers = own + sorted({paper for part in parts(shown) for paper in _papers(part) if paper not in "".join(own)})
+    for name, told in stories:
+        blocks += [Text(name, style="bold cyan"), Padding(Text(told), (0, 0, 1, 2))]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for fact in facts:
+        table.add_row(*fact)
+    blocks.append(table)
+    papers = sorted({paper for _, told in stories for paper in ARXIV.findall(told)})
     if papers:
-        blocks.append(Text("\nPapers: " + "; ".join(papers)))
+        blocks.append(Text("\nPapers: " + ", ".join(papers)))
     return Group(*blocks)
+
+
+def overview() -> Group:
+    """Every word an expression may use, a line each."""
+    groups: dict[str, list[tuple[str, Any]]] = {"Recipes": [], "Compressors": [], "Aggregators": [], "And": []}
+    for name, word in sorted(vocabulary.names().items(), key=lambda pair: pair[0].lower()):
+        groups[_kind(word)].append((name, word))
+    tables: list[RenderableType] = []
+    for title, words in groups.items():
+        table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, word in words:
+            table.add_row(Text(name, style="cyan"), prose(word).splitlines()[0])
+        tables += [table, Text("")]
+    return Group(*tables)
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -67,74 +103,70 @@ def parts(value: Any) -> Iterator[Any]:
     yield from walk(value)
 
 
-def story(part: Any) -> str:
-    """What the docstring says before its list of errors: one line, the formula, the wire, the claims."""
-    paragraphs = re.split(r"\n\s*(?:Raises|>>>)", _doc(part))[0].replace("``", "").strip().split("\n\n")
-    # Lines of a paragraph flow together; indented ones are lists and stay.
-    return "\n\n".join(re.sub(r"\n(?! )", " ", paragraph) for paragraph in paragraphs)
+def story(part: Expression) -> str:
+    """What the part's class says of itself; a linear variant has the words of the class it is a variant of."""
+    linear = type(part).__name__.startswith("Linear")
+    return prose(type(part).__mro__[1] if linear else type(part))
 
 
-def overview() -> Group:
-    """The recipes and the words of the algebra, a line each."""
-    tables = []
-    for title, module in (("Recipes", recipes), ("Compressors", compress), ("Aggregators", aggregate)):
-        table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
-        for name in sorted(module.__all__, key=str.lower):
-            thing = getattr(module, name)
-            if not inspect.isabstract(thing) and not issubclass(thing if isinstance(thing, type) else Method, tuple):
-                table.add_row(Text(name, style="cyan"), (inspect.getdoc(thing) or "").splitlines()[0].replace("``", ""))
-        tables += [table, Text("")]
-    return Group(*tables)
+def prose(thing: Any) -> str:
+    """A docstring as text to read: its lines flow, and what it raises and its examples are left out.
+
+    >>> prose(story)
+    "What the part's class says of itself; a linear variant has the words of the class it is a variant of."
+    """
+    text = (inspect.getdoc(thing) or "").partition(">>>")[0].replace("``", "")
+    text = re.sub(r"Raises\s.*?\.(?:\s+(?=[A-Z])|\s*$)", "", text, flags=re.DOTALL).strip()
+    # Indented lines are lists and stay.
+    return "\n\n".join(re.sub(r"\s*\n(?! )", " ", block).strip("\n") for block in re.split(r"\n\s*\n", text))
 
 
-def _numbers(value: Any, size: int, workers: int) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    dense = ring_traffic(Identity(), [TensorSpec((size,))], workers)
-    half = ring_traffic(Cast("bf16"), [TensorSpec((size,))], workers)
-    if isinstance(value, Compressor):
-        omega, delta = value.variance_bound(size), value.contraction(size)
-        payload = value.layout(TensorSpec((size,))).nbytes
-        table.add_row("unbiased", "yes" if value.unbiased else "no")
-        table.add_row("variance bound omega", "none claimed" if omega is None else f"{omega:.4g}")
-        table.add_row("contraction delta", "none claimed" if delta is None else f"{delta:.4g}")
-        table.add_row("linear (all-reduce is legal)", "yes" if isinstance(value, LinearCompressor) else "no")
-        table.add_row(f"payload of {size:,} float32", f"{human_bytes(payload)} + {wire.HEADER_BYTES} B header")
-        table.add_row(
-            "",
-            f"{8 * payload / size:.3g} bits an element, {4 * size / payload:.3g} times less than float32"
-            if payload
-            else "",
+def _kind(word: Any) -> str:
+    if not isinstance(word, type):
+        return "Recipes"
+    return "Compressors" if issubclass(word, Compressor) else "Aggregators" if issubclass(word, Aggregator) else "And"
+
+
+def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]]:
+    """What theory says of the compressor at this size, and its payload."""
+    omega, delta = compressor.variance_bound(size), compressor.contraction(size)
+    nbytes = compressor.layout(TensorSpec((size,))).nbytes
+    return [
+        ("unbiased", "yes" if compressor.unbiased else "no"),
+        ("variance bound omega", "none claimed" if omega is None else f"{omega:.4g}"),
+        ("contraction delta", "none claimed" if delta is None else f"{delta:.4g}"),
+        ("linear (all-reduce is legal)", "yes" if isinstance(compressor, LinearCompressor) else "no"),
+        (f"payload of {size:,} float32", f"{human_bytes(nbytes)} + {wire.HEADER_BYTES} B header"),
+        (
+            "bits an element",
+            f"{significant(8 * nbytes / size)}, {significant(4 * size / nbytes)} times less than float32",
+        ),
+    ]
+
+
+def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple[str, str]]:
+    """What one exchange of a matrix of this size moves, counted in a simulation."""
+    side = next(side for side in range(isqrt(size), 0, -1) if size % side == 0)
+    spec, ledger = TensorSpec((side, size // side)), Ledger()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        states = [aggregator.init([spec]) for _ in range(workers)]
+    simulate([aggregator.aggregate([spec.zeros()], state, Key(0)) for state in states], ledger)
+    facts = [
+        ("tensor", f"float32, {side:,} x {size // side:,}; {workers} workers"),
+        *{str(warning.message): ("note", str(warning.message)) for warning in caught}.values(),
+        ("collectives a step", ", ".join(f"{count} {kind}" for kind, count in ledger.requests.items())),
+        ("link bytes a worker and step", f"{human_bytes(ledger.up_bytes)} up, {human_bytes(ledger.down_bytes)} down"),
+    ]
+    if ledger.up_bytes:
+        fp32, bf16 = (
+            ring_traffic(size, dtype, workers).both / (ledger.up_bytes + ledger.down_bytes)
+            for dtype in (torch.float32, torch.bfloat16)
         )
-        return table
-    aggregator = value.aggregator if isinstance(value, Method) else value
-    if not isinstance(aggregator, Aggregator):
-        raise ComparisonError(
-            f"explain: there are no bytes to count for {value!r}; give a compressor, aggregator or method."
+        facts.append(
+            (
+                "against a ring all-reduce",
+                f"{significant(fp32)} times less than fp32, {significant(bf16)} times less than bf16",
+            )
         )
-    side = isqrt(size)
-    while size % side:
-        side -= 1
-    shape = (side, size // side)
-    ledger, spec = Ledger(), TensorSpec(shape)
-    simulate([aggregator.aggregate([spec.zeros()], aggregator.init([spec]), Key(0)) for _ in range(workers)], ledger)
-    if isinstance(value, Method):
-        table.add_row("momentum", f"{value.momentum or ''} {value.momentum_place}".strip())
-    table.add_row("tensor", f"float32, {shape[0]} x {shape[1]}; {workers} workers")
-    table.add_row("collectives a step", ", ".join(f"{count} {kind}" for kind, count in ledger.requests.items()))
-    table.add_row(
-        "link bytes a worker and step", f"{human_bytes(ledger.up_bytes)} up, {human_bytes(ledger.down_bytes)} down"
-    )
-    both = ledger.up_bytes + ledger.down_bytes
-    if both:
-        fp32, bf16 = (dense.up + dense.down) / both, (half.up + half.down) / both
-        table.add_row("against a ring all-reduce", f"{fp32:.3g} times less than fp32, {bf16:.3g} times less than bf16")
-    return table
-
-
-def _papers(part: Any) -> list[str]:
-    """Every arXiv number that the docstring names."""
-    return [f"arXiv:{number}" for number in re.findall(r"arXiv:(\d{4}\.\d{4,5})", _doc(part))]
-
-
-def _doc(part: Any) -> str:
-    return inspect.getdoc(type(part).__mro__[1] if type(part).__name__.startswith("Linear") else type(part)) or ""
+    return facts
