@@ -1,4 +1,4 @@
-"""A comparison on real processes: torchrun starts one gloo rank per worker, and rank 0 tells how far they are."""
+"""A comparison on real processes: torchrun starts one gloo rank per worker, and they tell how far they are."""
 
 from __future__ import annotations
 
@@ -13,44 +13,57 @@ from thriftgrad.lab.comparison import ComparisonError
 from thriftgrad.lab.runner import Progress, Report
 
 LOG = "processes.log"
+PATIENCE_SECONDS = 20.0
 
 
 def launch(folder: Path, workers: int, report: Report) -> None:
     """Run the comparison that ``folder`` holds on ``workers`` local processes.
 
-    What the processes print to their error streams goes to ``processes.log`` in the folder.
-    Raises ``ComparisonError`` with the last line of it if they fail. An interrupt stops them all.
+    What the processes print to their error streams goes to ``processes.log`` in the folder. They do not outlive this
+    process: they leave when their standard input, a pipe from here, is closed, however this process ends.
+    Raises ``ComparisonError`` with the first error they tell of if they fail.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
     command += ["-m", "thriftgrad.lab.worker", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (folder / LOG).open("w") as log:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    errors = []
+    with (
+        (folder / LOG).open("w") as log,
+        # In a session of their own, for the terminal's interrupt to reach this process alone.
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        ) as torchrun,
+    ):
+        assert torchrun.stdin is not None
+        assert torchrun.stdout is not None
         try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith("{"):
-                    report(Progress(**json.loads(line)))
-            code = child.wait()
+            for line in torchrun.stdout:
+                match json.loads(line) if line.startswith("{") else None:
+                    case {"error": error}:
+                        errors.append(error)
+                    case dict(progress):
+                        report(Progress(**progress))
+            torchrun.wait()
         finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-    if code:
-        raise ComparisonError(
-            f"compare: the processes failed with exit code {code} ({_reason(folder / LOG)}); "
-            f"all they said is in {folder / LOG}."
-        )
+            torchrun.stdin.close()
+            try:
+                torchrun.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                torchrun.kill()
+    if torchrun.returncode:
+        reason = errors[0] if errors else f"exit code {torchrun.returncode}"
+        raise ComparisonError(f"compare: the processes failed ({reason}); all they said is in {folder / LOG}.")
 
 
-def say(progress: Progress) -> None:
-    """How a process tells its parent."""
-    sys.stdout.write(json.dumps(asdict(progress)) + "\n")
-    sys.stdout.flush()
-
-
-def _reason(log: Path) -> str:
-    """The line that names the error: the last one that looks like "SomethingError: ..."."""
-    lines = [line.split("]:", 1)[-1].strip() for line in log.read_text().splitlines()]
-    errors = [line for line in lines if line.split(":", 1)[0].endswith("Error")]
-    return next((line for line in reversed(errors) if "ChildFailedError" not in line), "no error was printed")
+def say(message: Progress | Exception) -> None:
+    """How a process tells its parent: one line, short enough for a pipe to take in one piece."""
+    if isinstance(message, Progress):
+        known = asdict(message)
+    else:
+        known = {"error": f"{type(message).__name__}: {message}"[:999]}
+    os.write(sys.stdout.fileno(), (json.dumps(known) + "\n").encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -29,17 +30,25 @@ def main(folder: Path) -> None:
             say(progress)
 
     execute(prepare(resolve(request), folder), folder, cluster, report)
-    dist.barrier()
+    cluster.barrier()
     dist.destroy_process_group()
 
 
+def leave_with_parent() -> None:
+    """End this process, whatever it is doing, once the parent has closed our standard input or is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     try:
         main(Path(sys.argv[1]))
-    except BaseException:
+    except Exception as error:
+        say(error)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     # The records are written; do not wait for what gloo's threads leave behind.
-    sys.stdout.flush()
     os._exit(0)
