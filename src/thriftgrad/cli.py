@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thriftgrad.lab.comparison import Request
 
 app = typer.Typer(
     name="thriftgrad",
     help="Train PyTorch models over links too slow for their gradients.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 DEMO = ("sgd", "sgd(precision='bf16')", "qsgd", "top_k", "ef_sign_sgd", "power_sgd")
 LINKS = ("100mbit,1ms", "1gbit,0.1ms")
+
+INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt."""
 
 Methods = Annotated[
     list[str],
@@ -40,6 +47,7 @@ Links = Annotated[
 
 @app.command()
 def compare(
+    context: typer.Context,
     methods: Methods,
     task: Annotated[
         str, typer.Option(help="digits, logreg, text; or your data: cifar10, mnist, images, tokens.")
@@ -66,51 +74,47 @@ def compare(
 
     The same command again goes on where it was interrupted.
     """
-    with _sentences():
-        from thriftgrad.lab.comparison import Request
+    from thriftgrad.lab.comparison import Request
 
-        request = Request(
-            methods=tuple(dict.fromkeys(methods)),
-            task=task,
-            workers=workers,
-            seeds=seeds,
-            steps=steps,
-            links=tuple(dict.fromkeys(link)),
-            target=target,
-            tune=tune,
-            processes=processes,
-            data_dir=str(data_dir) if data_dir else None,
-        )
-        folder = out or request.default_folder()
-        _run(request, folder, folder / "report.html")
+    request = Request(
+        methods=tuple(dict.fromkeys(methods)),
+        task=task,
+        workers=workers,
+        seeds=seeds,
+        steps=steps,
+        links=tuple(dict.fromkeys(link)),
+        target=target,
+        tune=tune,
+        processes=processes,
+        data_dir=str(data_dir) if data_dir else None,
+    )
+    folder = out or request.default_folder()
+    _run(context, request, folder, folder / "report.html")
 
 
 @app.command()
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("runs/demo"),
     report: Annotated[Path, typer.Option(help="Where to write the report.")] = Path("report.html"),
 ) -> None:
     """Six methods on real images with four simulated workers; writes report.html in under two minutes."""
-    with _sentences():
-        from thriftgrad.lab.comparison import Request
+    from thriftgrad.lab.comparison import Request
 
-        request = Request(DEMO, "digits", 4, 2, None, LINKS, None, tune=False, processes=False, data_dir=None)
-        _run(request, out, report)
+    request = Request(DEMO, "digits", 4, 2, None, LINKS, None, tune=False, processes=False, data_dir=None)
+    _run(context, request, out, report)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="FOLDER/report.html")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown too.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown, and nothing else.")
+    ] = False,
 ) -> None:
     """Draw the table and the report of a comparison again."""
-    with _sentences():
-        _show(folder, out or folder / "report.html")
-        if markdown:
-            from thriftgrad.lab import summary, table
-
-            sys.stdout.write(table.markdown(summary.read_summary(folder)) + "\n")
+    _show(folder, out or folder / "report.html", markdown)
 
 
 @app.command()
@@ -122,30 +126,24 @@ def explain(
     workers: Annotated[int, typer.Option(help="Workers in the exchange.")] = 4,
 ) -> None:
     """Say what an expression stands for: its formula and claims, its bytes for a tensor of a given size, its paper."""
-    with _sentences():
-        from rich.console import Console
+    from thriftgrad.lab.explain import explain as explained
 
-        from thriftgrad.lab.explain import explain as explained
-
-        Console().print(explained(expression, size, workers))
+    _console().print(explained(expression, size, workers))
 
 
 @app.command()
 def methods() -> None:
     """List the recipes and the words of the algebra."""
-    with _sentences():
-        from rich.console import Console
+    from thriftgrad.lab.explain import overview
 
-        from thriftgrad.lab.explain import overview
-
-        Console().print(overview())
+    _console().print(overview())
 
 
-def _run(request: Any, folder: Path, report_path: Path) -> None:
+def _run(context: typer.Context, request: Request, folder: Path, report_path: Path) -> None:
     from thriftgrad.lab.comparison import prepare, resolve
     from thriftgrad.lab.progress import shown_progress
 
-    comparison = prepare(resolve(request, shlex.join(["thriftgrad", *sys.argv[1:]])), folder)
+    comparison = prepare(resolve(request, context.obj), folder)
     with shown_progress() as progress:
         if request.processes:
             from thriftgrad.lab.processes import launch
@@ -159,35 +157,62 @@ def _run(request: Any, folder: Path, report_path: Path) -> None:
     _show(folder, report_path)
 
 
-def _show(folder: Path, report_path: Path) -> None:
-    from rich.console import Console
-
+def _show(folder: Path, report_path: Path, markdown: bool = False) -> None:
     from thriftgrad.lab import report, summary, table
 
-    Console().print(table.table(summary.read_summary(folder)))
+    found = summary.read_summary(folder)
     written = report.write_report(folder, report_path)
-    sys.stdout.write(f"\nreport: {written}\n")
+    if markdown:
+        sys.stdout.write(table.markdown(found))
+    else:
+        _console().print(table.table(found))
+        sys.stdout.write(f"\nreport: {written}\n")
 
 
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Errors that are the user's to mend are one sentence and exit code 2."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Whoever read the output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept, and the same command goes on from there")
-    except (ValueError, TypeError, OSError) as error:
-        _fail(str(error))
+def _console() -> Console:
+    """The terminal, or 100 columns where the output goes elsewhere and nobody set a width."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
 
 
-def _fail(sentence: str) -> None:
-    sys.stderr.write(f"thriftgrad: {sentence}\n")
-    raise typer.Exit(2)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point. What is the user's to mend, and an interruption, is one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with warnings.catch_warnings():
+        warnings.showwarning = _warner()
+        try:
+            command = shlex.join(["thriftgrad", *arguments])
+            code = app(arguments or ["--help"], prog_name="thriftgrad", standalone_mode=False, obj=command)
+        except typer.TyperException as error:
+            code = _complain(_objection(error))
+        except (ValueError, OSError) as error:
+            code = _complain(error)
+    if code == INTERRUPTED:
+        code = _complain("interrupted; what is finished is kept, and the same command goes on from there.")
+    sys.exit(code)
 
 
-def main() -> None:
-    """The entry point."""
-    app()
+def _objection(error: typer.TyperException) -> str:
+    """What the reader of the command line objects to, with the value that it was given."""
+    from pydantic import ValidationError
+
+    given = f", got {error.__cause__.errors()[0]['input']!r}" if isinstance(error.__cause__, ValidationError) else ""
+    return f"{error.format_message().rstrip('.')}{given}; see thriftgrad --help."
+
+
+def _complain(sentence: object) -> int:
+    sys.stderr.write(f"thriftgrad: {' '.join(str(sentence).split())}\n")
+    return 2
+
+
+def _warner() -> Callable[..., None]:
+    """Shows each warning once, as a sentence."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:
+            sys.stderr.write(f"thriftgrad: warning: {message}\n")
+        told.add(str(message))
+
+    return show
