@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import zoo
-from samples import SHAPES, estimates, gradients, same_bits, specs, step
 from torch import Tensor
 
+import zoo
+from samples import SHAPES, estimates, gradients, same_bits, specs, step
 from thriftgrad import (
     QSGD,
     AllGather,
