@@ -15,6 +15,7 @@ from thriftgrad import tasks
 
 
 def main() -> None:
+    """Train, then print accuracy and bytes on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", help='such as "qsgd(bits=4)"; without it, DDP all-reduces as usual')
     parser.add_argument("--steps", type=int, help="the task's own number if left out")
