@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = _complain(error)
     if code == INTERRUPTED:
         code = _complain("interrupted; what is finished is kept, and the same command goes on from there.")
-    sys.exit(code)
+    sys.exit(code or 0)
 
 
 def _objection(error: typer.TyperException) -> str:

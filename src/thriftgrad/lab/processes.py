@@ -56,7 +56,7 @@ def launch(folder: Path, workers: int, report: Report) -> None:
             except subprocess.TimeoutExpired:
                 torchrun.kill()
     if torchrun.returncode:
-        reason = errors[0] if errors else f"exit code {torchrun.returncode}"
+        reason = errors[0].rstrip(".") if errors else f"exit code {torchrun.returncode}"
         raise ComparisonError(f"compare: the processes failed ({reason}); all they said is in {folder / LOG}.")
 
 

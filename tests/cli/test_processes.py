@@ -1,0 +1,43 @@
+"""Real gloo processes under torchrun: the simulation's numbers, one writer, and no orphans."""
+
+import signal
+
+from cli.runs import SMALL, begun, cells, essence, lines, processes_about, wait_until
+
+METHODS = ("sgd", "qsgd", "sign_sgd", "top_k", "power_sgd", "ScatterReduce(QSGD(bits=4), QSGD(bits=4))")
+
+
+def under_way(folder, *methods, steps="20"):
+    """The command, once it has begun its first run on two ranks."""
+    process = begun(["compare", *methods, *SMALL, "--steps", steps, "--processes", "--out", str(folder)], folder.parent)
+    wait_until(lambda: lines(folder / "runs" / "sgd-seed0.jsonl") > 1)
+    assert len(processes_about(folder)) == 4  # this command, torchrun and two ranks
+    return process
+
+
+def test_an_interrupt_ends_them_all(tmp_path):
+    process = under_way(tmp_path / "real", "sgd", steps="100000")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert err == "thriftgrad: interrupted; what is finished is kept, and the same command goes on from there.\n"
+    assert processes_about(tmp_path / "real") == []
+
+
+def test_killed_they_leave_and_resumed_they_do_as_simulated(cli, tmp_path):
+    folder = tmp_path / "real"
+    process = under_way(folder, *METHODS)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_until(lambda: not processes_about(folder), seconds=30)
+
+    asked = ["compare", *METHODS, *SMALL]
+    code, out, err = cli(*asked, "--processes", "--out", folder)
+    assert (code, err) == (0, "")
+    assert "every worker is a real process on this machine" in " ".join(out.split())
+    assert processes_about(folder) == []
+    assert cli(*asked, "--out", "simulated").code == 0
+    assert essence(folder) == essence(tmp_path / "simulated")
+    assert cells(folder) == cells(tmp_path / "simulated")
+    # One rank writes.
+    assert all(path.read_text().count('"kind": "end"') == 1 for path in (folder / "runs").iterdir())
