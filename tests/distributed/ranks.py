@@ -26,14 +26,23 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["pytest", "thriftgrad.vocabulary", "torch._dynamo"])
 
 
-def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 60) -> list[Any]:
+def on_ranks(
+    world: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout_seconds: float = 75,
+    group_timeout_seconds: float = 30,
+) -> list[Any]:
     """What ``function(*args)`` returns on each rank, in rank order; a function at the top level of a test file.
+
+    ``group_timeout_seconds``: how long one collective may take.
 
     Raises ``AssertionError`` with the tracebacks of the ranks that failed, the first to fail first.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, where = Path(name), (function.__code__.co_filename, function.__name__)
-        ranks = [_SERVER.Process(target=_be_a_rank, args=(rank, world, folder, where, args)) for rank in range(world)]
+        common = (world, group_timeout_seconds, folder, where, args)
+        ranks = [_SERVER.Process(target=_be_a_rank, args=(rank, *common)) for rank in range(world)]
         deadline = time.monotonic() + timeout_seconds
         try:
             for process in ranks:
@@ -51,7 +60,9 @@ def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_secon
         return [torch.load(folder / f"result.{rank}", weights_only=False) for rank in range(world)]
 
 
-def _be_a_rank(rank: int, world: int, folder: Path, where: tuple[str, str], args: tuple[Any, ...]) -> None:
+def _be_a_rank(
+    rank: int, world: int, group_timeout_seconds: float, folder: Path, where: tuple[str, str], args: tuple[Any, ...]
+) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
@@ -60,7 +71,7 @@ def _be_a_rank(rank: int, world: int, folder: Path, where: tuple[str, str], args
             init_method=f"file://{folder}/rendezvous",
             rank=rank,
             world_size=world,
-            timeout=timedelta(seconds=30),
+            timeout=timedelta(seconds=group_timeout_seconds),
         )
         path, name = where
         function = runpy.run_path(path)[name]

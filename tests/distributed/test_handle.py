@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,6 +204,24 @@ def test_an_error_in_the_communication_thread_comes_out_of_backward() -> None:
     for told in on_ranks(2, fail_then_try_again):
         assert told[0] == "ArithmeticError: skipped.bias went wrong"
         assert len(told) == 2
+
+
+def one_stays_away() -> str:
+    model, _ = attached(TOP_K)
+    train(model, [0])
+    if dist.get_rank() == 1:
+        time.sleep(4)
+        return "asleep"
+    try:
+        train(model, [1])
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_rank_that_stays_away_is_noticed_after_the_groups_own_timeout() -> None:
+    told, _ = on_ranks(2, one_stays_away, group_timeout_seconds=2)
+    assert "2000ms" in told
 
 
 def go_on_without() -> str:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from samples import same_bits
 from thriftgrad import (
+    QSGD,
     AllGather,
     AllReduce,
     Cast,
@@ -186,3 +187,18 @@ def test_stats_of_a_world_of_one() -> None:
     assert (stats.up_bytes, stats.down_bytes) == (0, 0)  # nobody to send to
     assert stats.encode_seconds > 0
     assert stats.decode_seconds > 0
+
+
+def test_stats_count_from_attach_and_the_key_from_the_start_of_training() -> None:
+    model = DistributedDataParallel(net(20, 30))
+    with attach(model, AllGather(QSGD(bits=4))) as handle:
+        for t in range(4):
+            backward(model, t)
+        saved, fourth = handle.state_dict(), gradients(model)
+    again = DistributedDataParallel(net(20, 30))
+    with attach(again, AllGather(QSGD(bits=4))) as handle:
+        handle.load_state_dict(saved | {"step": 3})
+        backward(again, 3)
+        assert handle.stats().steps == 1
+        assert handle.state_dict()["step"] == 4
+    assert all(same_bits(a, b) for a, b in zip(gradients(again), fourth, strict=True))

@@ -57,8 +57,8 @@ class Handle:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thriftgrad")
         self._latest: ThreadFuture[None] | None = None
         self._closed = False
-        self._steps = 0
-        self._skipped_steps = 0
+        self._step = 0  # of the training; a loaded state moves it
+        self._steps = self._skipped_steps = 0  # since attach
         self._encode_seconds = self._decode_seconds = 0.0
         self._start_step()
 
@@ -77,8 +77,8 @@ class Handle:
         """
         if self._closed:
             raise RuntimeError(
-                "thriftgrad: the handle of this model is closed, so its gradients cannot be exchanged; wrap "
-                "the module in a new DistributedDataParallel to train on."
+                "thriftgrad: the handle of this model is closed, so its gradients cannot be exchanged; "
+                "wrap the module in a new DistributedDataParallel to train on."
             )
         done: Future[Tensor] = Future()
         names = [self._names[parameter] for parameter in bucket.parameters()]
@@ -105,7 +105,7 @@ class Handle:
     ) -> Comm[None]:
         """This rank's part in the exchange of one bucket: its gradients become the estimates, in place."""
         before = tuple(self._states[name] for name in names)
-        means, after = yield from self._aggregator.aggregate(gradients, before, Key(self.seed).fold(self._steps))
+        means, after = yield from self._aggregator.aggregate(gradients, before, Key(self.seed).fold(self._step))
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean)
         self._after |= zip(names, after, strict=True)
@@ -125,6 +125,7 @@ class Handle:
             self._states |= {name: state for name, state in self._after.items() if name not in self._unused}
         else:
             self._skipped_steps += 1
+        self._step += 1
         self._steps += 1
         self._start_step()
 
@@ -161,7 +162,7 @@ class Handle:
         memories: dict[str, Any] = {}
         for name, state in self._states.items():
             memories |= flatten(state.inner, self._path(name))
-        return self._facts() | {"step": self._steps} | memories
+        return self._facts() | {"step": self._step} | memories
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue where ``saved`` was taken: loading, then training, equals training on. Between steps only.
@@ -189,7 +190,7 @@ class Handle:
             path = self._path(name)
             mine = {at: leaf for at, leaf in leaves.items() if at == path or at.startswith(f"{path}/")}
             states[name] = restore(self._aggregator, state.spec, self._rank, self._world, path, mine)
-        self._states, self._steps = states, saved["step"]
+        self._states, self._step = states, saved["step"]
 
     def close(self) -> None:
         """End the communication thread and leave the process group; a later ``backward`` raises ``RuntimeError``."""
