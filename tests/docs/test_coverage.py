@@ -85,3 +85,14 @@ def test_the_architecture_page_names_every_folder() -> None:
     modules = module_names(thriftgrad) - {"__init__"}
     assert not {each for each in folders if f"{each}/" not in page}
     assert not {each for each in modules if f"{each}.py" not in page}
+
+
+FRAGMENTS = sorted(set((ROOT / "changelog.d").glob("*")) - {ROOT / "changelog.d/README.md"})
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda fragment: fragment.name)
+def test_fragments_keep_the_two_rules(fragment: Path) -> None:
+    assert re.fullmatch(r"\d+\.(added|changed|fixed|removed)(\.\d+)?\.md", fragment.name)
+    sentence = text(fragment)
+    assert re.fullmatch(r"[^\n]+\.\n", sentence), "a fragment is one line that ends with a full stop"
+    assert ". " not in sentence, "a fragment is one sentence"
