@@ -49,15 +49,16 @@ def on_ranks(
                 process.start()
             for process in ranks:
                 process.join(max(0.0, deadline - time.monotonic()))
-            hung = [rank for rank, process in enumerate(ranks) if process.is_alive()]
         finally:
             for process in ranks:
                 process.kill()
         failures = sorted(folder.glob("failure*"), key=lambda path: path.stat().st_mtime_ns)
-        if hung or failures:
+        results = [folder / f"result.{rank}" for rank in range(world)]
+        if not all(path.exists() for path in results):
             told = [f"rank {path.suffix.removeprefix('.')}: {path.read_text()}" for path in failures]
-            raise AssertionError("\n".join([f"ranks that hung: {hung or 'none'}", *told]))
-        return [torch.load(folder / f"result.{rank}", weights_only=False) for rank in range(world)]
+            missing = [rank for rank, path in enumerate(results) if not path.exists()]
+            raise AssertionError("\n".join([f"no results from ranks {missing}", *told]))
+        return [torch.load(path, weights_only=False) for path in results]
 
 
 def _be_a_rank(
