@@ -134,16 +134,15 @@ class PowerSGD(Aggregator[LowRank]):
 def orthonormal(p: Tensor) -> Tensor:
     """Orthonormal columns spanning those of each matrix: float32[b, n, r] -> float32[b, n, r]; lost columns are zero.
 
-    Gram-Schmidt, twice over, in float64: each matrix by itself, and stable where columns are nearly parallel.
+    Modified Gram-Schmidt in float64, each matrix by itself: enough for columns as nearly parallel as ``LOST`` allows.
     """
     wide = p.to(torch.float64)
     columns: list[Tensor] = []
     for i in range(p.shape[2]):
         column = wide[:, :, i : i + 1]
         length = torch.linalg.vector_norm(column, dim=1, keepdim=True)
-        for _ in range(2):
-            for other in columns:
-                column = column - other * (other * column).sum(1, keepdim=True)
+        for other in columns:
+            column = column - other * (other * column).sum(1, keepdim=True)
         rest = torch.linalg.vector_norm(column, dim=1, keepdim=True)
         lost = rest <= LOST * length  # false for NaN, which must come through
         columns.append(torch.where(lost, 0.0, column / torch.where(lost, 1.0, rest)))
