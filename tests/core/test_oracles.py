@@ -99,6 +99,15 @@ def test_qsgd_norms_survive_where_squares_do_not() -> None:
         assert payload.side.scale.item() == pytest.approx(4 * magnitude)
 
 
+def test_a_norm_beyond_float32_is_cut_and_the_rounding_stays_unbiased() -> None:
+    """Any scale no smaller than the largest magnitude will do."""
+    x = torch.full((4000,), 3e38)
+    estimate = compressed(QSGD(bits=2, bucket=4000), x)
+    assert estimate.isfinite().all()
+    kept = 3e38 / torch.finfo(torch.float32).max
+    assert (estimate != 0).double().mean().item() == pytest.approx(kept, abs=5 * math.sqrt(kept * (1 - kept) / 4000))
+
+
 finite = st.floats(-1e3, 1e3, width=32)
 
 
