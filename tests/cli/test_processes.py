@@ -30,6 +30,7 @@ def test_killed_they_leave_and_resumed_they_do_as_simulated(cli, tmp_path):
     process.kill()
     process.communicate(timeout=30)
     wait_until(lambda: not processes_about(folder), seconds=30)
+    assert not list((folder / "runs").glob("scatterreduce*"))  # they did not stay to finish
 
     asked = ["compare", *METHODS, *SMALL]
     code, out, err = cli(*asked, "--processes", "--out", folder)

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from lab.toys import toy, trained
+from lab.toys import normed, trained
 from thriftgrad import recipes
 from thriftgrad.comm import all_reduce
 from thriftgrad.lab.cluster import Processes, Simulated
@@ -19,7 +19,12 @@ def test_simulated_workers_all_live_here_and_write():
     assert cluster.mean([1.5, 2.0]) == [1.5, 2.0]
 
 
+def told(at):
+    return at.step, at.samples, at.loss, at.quality, at.up_bytes, at.relative_error, at.variance
+
+
 def on_a_rank(rank, folder):
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     cluster = Processes()
     buffers = [torch.tensor([1.0 + rank]), torch.tensor(rank + 5)]
@@ -30,9 +35,9 @@ def on_a_rank(rank, folder):
         "mean": cluster.mean([rank, 10.0 * rank]),
         "buffers": [buffer.item() for buffer in buffers],
         "evaluations": [
-            (at.step, at.loss, at.up_bytes, at.relative_error, at.samples)
+            told(at)
             for at in train(
-                toy(), recipes.qsgd(), cluster, seed=0, learning_rate=0.1, steps=3, evaluate_every=1, links={}
+                normed(), recipes.qsgd(), cluster, seed=0, learning_rate=0.1, steps=3, evaluate_every=1, links={}
             )
         ],
     }
@@ -46,9 +51,7 @@ def test_two_real_ranks_agree_with_each_other_and_with_the_simulation(tmp_path):
     first, second = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
     assert first["place"] == (2, (0,), True)
     assert second["place"] == (2, (1,), False)
-    simulated = [
-        (at.step, at.loss, at.up_bytes, at.relative_error, at.samples) for at in trained(toy(), recipes.qsgd(), steps=3)
-    ]
+    simulated = [told(at) for at in trained(normed(), recipes.qsgd(), steps=3)]
     for seen in (first, second):
         assert seen["sum"] == [3.0]
         assert seen["mean"] == [0.5, 5.0]

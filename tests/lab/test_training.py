@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.toys import FEATURES, parameters_of, spied, toy, trained
+from lab.toys import FEATURES, normed, parameters_of, spied, toy, trained, weights
 from thriftgrad import (
     QSGD,
     AllGather,
@@ -21,6 +21,8 @@ from thriftgrad import (
     recipes,
     simulate,
 )
+from thriftgrad.comm import Round
+from thriftgrad.lab.training import Meter
 from thriftgrad.tasks import load
 from thriftgrad.train.method import Method
 
@@ -75,22 +77,8 @@ def test_looking_does_not_change_the_trajectory(text):
     assert final[0][1:] == final[1][1:]
 
 
-class Normed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(300)
-        self.out = nn.Linear(300, 1)
-
-    def forward(self, x):
-        return self.out(self.norm(x))
-
-
 def test_buffers_follow_worker_0():
-    def build(seed):
-        torch.manual_seed(seed)
-        return Normed()
-
-    task, seen = spied(toy(build=build), lambda model: deepcopy(model.norm.state_dict()))
+    task, seen = spied(normed(), lambda model: deepcopy(model.norm.state_dict()))
     trained(task, recipes.sgd(), workers=3, steps=4)
     mean, variance = torch.zeros(300), torch.ones(300)
     mine = task.batches(0, 0, 3)
@@ -101,6 +89,46 @@ def test_buffers_follow_worker_0():
     torch.testing.assert_close(seen[-1]["running_mean"], mean)
     torch.testing.assert_close(seen[-1]["running_var"], variance)
     assert seen[-1]["num_batches_tracked"] == 4
+
+
+class Counting(nn.Module):
+    """A forward pass that depends on a buffer and changes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = weights()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        return self.inner(x) + self.passes
+
+
+def test_every_worker_starts_a_step_from_the_same_buffers():
+    evaluations = trained(toy(build=lambda seed: Counting()), recipes.sgd(), workers=3, steps=2, learning_rate=1e-9)
+    assert [at.loss for at in evaluations[1:]] == pytest.approx([1, 2], abs=1e-6)
+
+
+def test_seconds_are_one_workers(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("thriftgrad.lab.training.perf_counter", lambda: clock[0])
+
+    def loss(model, batch):
+        clock[0] += 1
+        return model(batch[0]).mean()
+
+    evaluations = trained(toy(loss=loss), recipes.sgd(), workers=4, steps=3)
+    assert [at.compute_seconds for at in evaluations] == [0, 1, 2, 3]
+
+
+def test_before_the_first_collective_it_encodes_and_then_it_decodes():
+    meter = Meter({})
+    for _ in range(2):
+        meter.encoding = True
+        meter(Round("Gather", 2, {}, {0: 1.0, 1: 3.0}))
+        meter(Round("Broadcast", 2, {}, {0: 5.0, 1: 0.0}))
+        meter(Round("end", 2, {}, {0: 1.0, 1: 1.0}))
+    assert (meter.encode_seconds, meter.decode_seconds) == (4.0, 7.0)
 
 
 def test_bytes_are_those_of_as_many_exchanges_driven_by_hand():

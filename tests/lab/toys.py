@@ -42,6 +42,25 @@ def toy(**changes):
     )
 
 
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(300)
+        self.out = weights()
+
+    def forward(self, x):
+        return self.out(self.norm(x))
+
+
+def normed():
+    """A regression behind a BatchNorm, whose averages are buffers; the quality is a view of them."""
+    return toy(
+        build=lambda seed: Normed(),
+        loss=lambda model, batch: (model(batch[0]) - batch[0][:, :1]).square().mean(),
+        evaluate=lambda model: float(model.norm.running_mean.square().sum()),
+    )
+
+
 def spied(task, look):
     """The task, and a list to which each evaluation adds what ``look`` sees of the model."""
     seen = []
