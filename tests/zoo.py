@@ -64,6 +64,7 @@ RANDOM: tuple[Compressor[Any, Any], ...] = (
     TopK(fraction=0.2) >> QSGD(bits=8, bucket=64),
     TopK(k=3) >> Shrink(QSGD(bits=2)),
     RandomK(fraction=0.25) >> Cast("bf16"),
+    Shrink(RandomK(fraction=0.25)) >> Cast("bf16"),
     RandomK(fraction=0.5) >> QSGD(bits=4, norm="linf"),
     RandomK(fraction=0.5, rescale=False) >> RandomK(fraction=0.5, rescale=False),
     QSGD(bits=4) >> Identity(),

@@ -160,6 +160,7 @@ def test_linearity_is_a_type() -> None:
         "RandomK(fraction=0.25, rescale=False)",
         "Shrink(compressor=RandomK(fraction=0.25))",
         "RandomK(fraction=0.25) >> Cast(to='bf16')",
+        "Shrink(compressor=RandomK(fraction=0.25)) >> Cast(to='bf16')",
         "RandomK(fraction=0.5, rescale=False) >> RandomK(fraction=0.5, rescale=False)",
         "ErrorFeedback(compressor=Cast(to='bf16'))",
         "ErrorFeedback(compressor=RandomK(fraction=0.25, rescale=False))",

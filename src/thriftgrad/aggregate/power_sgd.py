@@ -111,9 +111,7 @@ class PowerSGD(Aggregator[LowRank]):
 
         means = dict(zip(plain, plain_means, strict=True))
         after = {i: states[i]._replace(step=states[i].step + 1) for i in plain}
-        for group, m, p, local, q in zip(
-            groups.values(), stacks, bases if groups else [], rights if groups else [], factors, strict=True
-        ):
+        for group, m, p, local, q in zip(groups.values(), stacks, bases, rights, factors, strict=True):
             estimates, memories = p @ q.mT, m - p @ local.mT
             for at, i in enumerate(group):
                 means[i] = estimates[at].view(specs[i].shape).to(specs[i].dtype)

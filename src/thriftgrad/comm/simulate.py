@@ -19,7 +19,8 @@ class CollectiveMismatchError(RuntimeError):
 def simulate(workers: Sequence[Comm[T]], observe: Observer | None = None) -> list[T]:
     """Run all workers to their end and return their results in rank order.
 
-    Deterministic: sums are taken in rank order. ``observe`` is told of each collective.
+    Deterministic: sums are taken in rank order. ``observe`` is told of each collective. What workers compute alike is
+    computed once, so their results may share memory: copy before you change one in place.
 
     Raises ``CollectiveMismatchError`` as soon as the workers' next requests differ.
 

@@ -45,7 +45,7 @@ class Chain(Compressor[Pair, Pair]):
                 f"{self!r}: a memory must stand outermost, since it has to see what every stage leaves out; "
                 "write ErrorFeedback(... >> ...)."
             )
-        if not (first.isometric or second.lossless):
+        if first.layout(TensorSpec((1,))).carrier.alphabet is not None and not second.lossless:
             raise TypeError(
                 f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
                 "swap the two or use a lossless coder second."
@@ -91,7 +91,7 @@ class Chain(Compressor[Pair, Pair]):
 
     @property
     def unbiased(self) -> bool:
-        return self.first.unbiased and self.second.unbiased
+        return self.first.unbiased and self.second.unbiased and self._claims_survive
 
     @property
     def projection(self) -> bool:
@@ -99,15 +99,19 @@ class Chain(Compressor[Pair, Pair]):
 
     def variance_bound(self, n: int) -> float | None:
         a, b = self.first.variance_bound(n), self._second_length(n, "variance_bound")
-        return None if a is None or b is None else (1 + a) * (1 + b) - 1
+        return None if a is None or b is None or not self._claims_survive else (1 + a) * (1 + b) - 1
 
     def contraction(self, n: int) -> float | None:
         if self.second.lossless:
             return self.first.contraction(n)
-        if self.first.projection:
+        if self.first.projection and self.first.isometric:
             a, b = self.first.contraction(n), self._second_length(n, "contraction")
             return None if a is None or b is None else a * b
         return super().contraction(n)
+
+    @property
+    def _claims_survive(self) -> bool:
+        return self.first.isometric or self.second.lossless
 
     def _second_length(self, n: int, claim: str) -> float | None:
         """The second compressor's claim at the length of the first one's carrier."""

@@ -76,10 +76,6 @@ class ErrorFeedback(Compressor[Memory, Any]):
 
     has_memory = True
 
-    @property
-    def isometric(self) -> bool:  # type: ignore[override]  # depends on what is wrapped
-        return self.compressor.isometric
-
     def contraction(self, n: int) -> float | None:
         """None: over one step, a map with memory is no function of its input."""
         return None
