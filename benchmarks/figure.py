@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -27,7 +28,7 @@ def draw(directory: Path, out: Path) -> None:
     configuration, runs = load(directory)
     # Text stays text, and the same records give the same file.
     mpl.rcParams.update({"svg.hashsalt": "thriftgrad", "svg.fonttype": "none", "font.family": "sans-serif"})
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     for i, method in enumerate(configuration.methods):
         finished = [run for run in runs if run.method == method.slug and run.status == "finished"]
@@ -37,7 +38,7 @@ def draw(directory: Path, out: Path) -> None:
         losses = np.array([[e.loss for e in each] for each in points])
         megabytes = np.array([e.bytes_both / 1e6 for e in points[0]])
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS)]
-        axes.plot(megabytes, losses.mean(0), dash, color=colour, label=method.label, linewidth=1.8)
+        axes.plot(megabytes, losses.mean(0), dash, color=colour, label=fill(method.label, 36), linewidth=1.8)
         axes.fill_between(megabytes, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -46,12 +47,11 @@ def draw(directory: Path, out: Path) -> None:
     axes.set_title(
         f"{configuration.task.name}: {configuration.parameters:,} parameters, {configuration.workers} workers, "
         f"{configuration.steps} steps, {len(configuration.seeds)} seeds",
-        fontsize=10,
-        loc="left",
+        fontsize=11,
     )
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, metadata={"Date": None})
 
