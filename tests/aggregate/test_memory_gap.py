@@ -11,7 +11,7 @@ from torch import Tensor
 from samples import step
 from thriftgrad import AllGather, AllReduce, ErrorFeedback, Identity, Key, Sign, TensorSpec, TopK
 
-WORKERS, BATCH, DIMENSION, SAMPLES, STEPS = 4, 4, 30, 800, 250
+WORKERS, BATCH, DIMENSION, SAMPLES, STEPS = 4, 4, 30, 800, 200
 
 
 def final_loss(aggregator: Any) -> float:

@@ -91,7 +91,7 @@ def test_without_loss_the_estimate_is_the_mean(aggregator: Any, world: int) -> N
 @EVERY
 def test_the_estimate_follows_the_mean(aggregator: Any) -> None:
     """Doubling all gradients doubles the estimate, and turning them round turns it; votes have no length."""
-    tensors = gradients(3)
+    tensors = gradients(2)
     once = first_step(aggregator, tensors)[0]
     twice = first_step(aggregator, [[-2 * x for x in mine] for mine in tensors])[0]
     factor = -1 if "Vote" in repr(aggregator) else -2
@@ -127,18 +127,18 @@ def test_grouping_changes_nothing(aggregator: Any) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("bad", "worker", "tensor"), [(torch.nan, 0, 0), (torch.inf, 1, 2), (-torch.inf, 2, 3)])
+@pytest.mark.parametrize(("bad", "worker", "tensor"), [(torch.nan, 0, 0), (torch.inf, 1, 2), (-torch.inf, 1, 3)])
 def test_one_bad_number_is_seen_by_all_and_kept_by_none(aggregator: Any, bad: float, worker: int, tensor: int) -> None:
     """Whoever has it and wherever: every estimate is non-finite everywhere and every state is as it was."""
-    states = [aggregator.init(specs()) for _ in range(3)]
-    _, states = step(aggregator, gradients(3), states, Key(1))
-    tensors = gradients(3, 1)
+    states = [aggregator.init(specs()) for _ in range(2)]
+    _, states = step(aggregator, gradients(2), states, Key(1))
+    tensors = gradients(2, 1)
     tensors[worker][tensor].view(-1)[-1] = bad
     means, after = step(aggregator, tensors, states, Key(2))
     assert all(not x.isfinite().all() for mine in means for x in mine)
     for kept, was in zip(after, states, strict=True):
         assert_same_state(kept, was)
-    continued, _ = step(aggregator, gradients(3, 2), after, Key(3))
+    continued, _ = step(aggregator, gradients(2, 2), after, Key(3))
     assert all(x.isfinite().all() for x in continued[0])
 
 
@@ -159,11 +159,10 @@ def test_continuing_from_a_saved_state_is_continuing(aggregator: Any) -> None:
     for i in range(2):
         _, states = step(aggregator, gradients(2, i), states, Key(i))
     loaded = pickle.loads(pickle.dumps(states))
-    for i in range(2, 4):
-        one, states = step(aggregator, gradients(2, i), states, Key(i))
-        two, loaded = step(aggregator, gradients(2, i), loaded, Key(i))
-        assert_same(one[0], two[0])
-        assert_same_state(tuple(states), tuple(loaded))
+    one, states = step(aggregator, gradients(2, 2), states, Key(2))
+    two, loaded = step(aggregator, gradients(2, 2), loaded, Key(2))
+    assert_same(one[0], two[0])
+    assert_same_state(tuple(states), tuple(loaded))
 
 
 @EVERY
@@ -176,7 +175,7 @@ def test_autograd_ends_here(aggregator: Any) -> None:
 
 @EVERY
 def test_equal_keys_equal_estimates(aggregator: Any) -> None:
-    one, two = (first_step(aggregator, gradients(3), Key(4)) for _ in range(2))
+    one, two = (first_step(aggregator, gradients(2), Key(4)) for _ in range(2))
     assert_same(one[0], two[0])
 
 
