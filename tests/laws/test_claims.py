@@ -51,7 +51,7 @@ def test_claims_hold(compressor: Compressor[Any, Any], kind: str) -> None:
             signs = torch.randn(6, n, generator=torch.Generator().manual_seed(1)).sign().double()
             directions = torch.cat((signs, torch.stack((x, x.sign(), torch.ones_like(x)))))
             along = e @ (directions / directions.norm(dim=1, keepdim=True)).T
-            # Where few coordinates are nearly all there is, a rare draw may not be seen at all: there, sigma as claimed.
+            # Where few coordinates are nearly all there is, a rare draw may not be seen: there, sigma as claimed.
             claimed = torch.tensor(5 * (omega / len(e)) ** 0.5) * x.norm()
             sigma = five_sigma(along) if kind in ("gaussian", "flat") else claimed
             assert (along.mean(0).abs() <= sigma + 1e-5 * x.norm()).all()
