@@ -142,7 +142,8 @@ def test_top_k_keeps_the_largest_and_the_first_of_equals(values: list[int], k: i
 
 
 @pytest.mark.parametrize(
-    ("fraction", "n", "k"), [(0.01, 1000, 10), (0.01, 1001, 11), (0.01, 5, 1), (1.0, 7, 7), (0.5, 1, 1), (0.3, 0, 0)]
+    ("fraction", "n", "k"),
+    [(0.01, 1000, 10), (0.01, 1001, 11), (0.01, 5, 1), (1.0, 7, 7), (0.5, 1, 1), (0.3, 0, 0), (0.07, 100, 7)],
 )
 def test_a_fraction_is_rounded_up(fraction: float, n: int, k: int) -> None:
     for compressor in (TopK(fraction=fraction), RandomK(fraction=fraction)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import ceil
 
 
@@ -21,4 +22,7 @@ def kept(n: int, fraction: float | None, k: int | None) -> int:
     >>> kept(1000, 0.001, None), kept(5, None, 10), kept(0, 0.5, None)
     (1, 5, 0)
     """
-    return min(k, n) if k is not None else ceil((fraction or 0.0) * n)
+    if k is not None:
+        return min(k, n)
+    # The fraction as it is written: 0.07 * 100 in binary is a little above 7.
+    return ceil(Fraction(str(float(fraction or 0.0))) * n)
