@@ -214,6 +214,7 @@ def test_the_rules_of_a_partition() -> None:
             "Partition: 'matrices' is no rule; use \"matrix\"",
         ),
         (lambda: Partition({"numel>5": AllGather(Sign())}), ValueError, "Partition: 'numel>5' is no rule"),
+        (lambda: Partition({1: AllGather(Sign())}), TypeError, 'a rule is a text such as "matrix" or "rest", got 1.'),
         (
             lambda: Partition({"matrix": Sign()}),
             TypeError,

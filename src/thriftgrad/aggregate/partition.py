@@ -49,6 +49,8 @@ class Partition(Aggregator[Any]):
         if len(dict(rules)) < len(rules):
             raise ValueError(f"Partition: a rule is given twice in {[rule for rule, _ in rules]}; give each once.")
         for rule, aggregator in rules:
+            if not isinstance(rule, str):
+                raise TypeError(f'Partition: a rule is a text such as "matrix" or "rest", got {rule!r}.')
             if not isinstance(aggregator, Aggregator):
                 raise TypeError(
                     f"Partition: the rule {rule!r} needs an aggregator such as AllGather(...), got {aggregator!r}."
