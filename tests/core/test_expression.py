@@ -101,6 +101,7 @@ def test_literals() -> None:
         ("().__class__", "'().__class__' is not allowed"),
         ("TopK.k", "'TopK.k' is not allowed"),
         ("TopK(k=1)(2)", "'TopK(k=1)(2)' is not allowed"),
+        ("TopK(k=1, k=2)", "TopK is given an argument twice in 'TopK(k=1, k=2)'; give each once."),
         ("TopK(*[1])", "'*[1]' is not allowed"),
         ("TopK(**{'k': 1})", "\"TopK(**{'k': 1})\" is not allowed"),
         ("{[1]: 2}", "'{[1]: 2}' is not allowed"),

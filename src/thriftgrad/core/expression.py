@@ -19,7 +19,7 @@ class ExpressionError(ValueError):
 
 
 def evaluate(text: str, vocabulary: Mapping[str, Callable[..., Any]]) -> Any:
-    """The value of an expression such as ``ErrorFeedback(TopK(fraction=0.01) >> QSGD(bits=4))``.
+    """The value of an expression such as ``ErrorFeedback(TopK(fraction=0.01) >> Sign())``.
 
     Allowed: calls of names in the vocabulary (a bare name is called without arguments), ``>>``, numbers, strings,
     booleans, None, tuples, lists and dictionaries. Everything else raises ``ExpressionError``, with the nearest right
@@ -67,6 +67,8 @@ def _value(node: ast.expr, text: str, vocabulary: Mapping[str, Callable[..., Any
         case ast.Name(name):
             return _call(name, (), {}, vocabulary)
         case ast.Call(ast.Name(name), args, keywords) if all(k.arg for k in keywords):
+            if len({k.arg for k in keywords}) < len(keywords):
+                raise ExpressionError(f"expression: {name} is given an argument twice in {text!r}; give each once.")
             given = {k.arg: value(k.value) for k in keywords if k.arg is not None}
             return _call(name, tuple(value(each) for each in args), given, vocabulary)
     raise ExpressionError(
