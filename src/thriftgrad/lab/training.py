@@ -138,21 +138,22 @@ def local_gradients(
     are kept: what DDP does with ``broadcast_buffers``.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    before = [buffer.clone() for buffer in model.buffers()]
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
     first: list[Tensor] = []
     gradients = []
     for worker, source in enumerate(batches):
-        _restore(model, before)
+        _restore(buffers, before)
         loss = task.loss(model, next(source))
         gradients.append(list(torch.autograd.grad(loss, parameters)))
         losses[worker].append(float(loss.detach()))
-        first = first or [buffer.clone() for buffer in model.buffers()]
-    _restore(model, first)
+        first = first or [buffer.clone() for buffer in buffers]
+    _restore(buffers, first)
     return gradients
 
 
-def _restore(model: nn.Module, buffers: Sequence[Tensor]) -> None:
-    for buffer, value in zip(model.buffers(), buffers, strict=True):
+def _restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
 
 
