@@ -73,9 +73,11 @@ class Processes(Cluster):
         return [run(comm, observe=observe)]
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
-        total = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(total)
-        return [float(x) for x in total / self.world]
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        everybodys = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(everybodys, mine)
+        # Summed in the order of ranks, as a simulation does, for the same bits.
+        return [sum(column) / self.world for column in zip(*(each.tolist() for each in everybodys), strict=True)]
 
     def follow(self, buffers: Iterable[Tensor]) -> None:
         for buffer in buffers:
