@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 DEMO = ("sgd", "sgd(precision='bf16')", "qsgd", "top_k", "ef_sign_sgd", "power_sgd")
-LINKS = ("100mbit,1ms", "1gbit,0.1ms")
+LINKS = ("10mbit,10ms", "100mbit,1ms", "1gbit,0.1ms")
 
 INTERRUPTED = 130
 """What typer makes of a KeyboardInterrupt."""

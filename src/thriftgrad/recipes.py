@@ -31,8 +31,11 @@ def sgd(precision: Literal["fp32", "bf16", "fp16"] = "fp32", momentum: float = 0
     """
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"sgd: unknown precision {precision!r}; {nearest(precision, ('fp32', 'bf16', 'fp16'))}.")
-    paper = "Micikevicius et al., Mixed Precision Training, ICLR 2018, arXiv:1710.03740" if precision != "fp32" else ""
-    return Method(AllReduce(Identity() if precision == "fp32" else Cast(precision)), momentum=momentum, paper=paper)
+    if precision == "fp32":
+        paper = "Robbins and Monro, A Stochastic Approximation Method, 1951"
+        return Method(AllReduce(Identity()), momentum=momentum, paper=paper)
+    paper = "Micikevicius et al., Mixed Precision Training, ICLR 2018, arXiv:1710.03740"
+    return Method(AllReduce(Cast(precision)), momentum=momentum, paper=paper)
 
 
 def qsgd(bits: int = 4, bucket: int = 512, momentum: float = 0.9) -> Method:

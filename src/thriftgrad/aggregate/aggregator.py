@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thriftgrad import wire
 from thriftgrad.comm import Comm
-from thriftgrad.core import Compressor, Key, Layout, TensorSpec
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec
 from thriftgrad.core.compressor import Expression
 
 State = TypeVar("State")
@@ -61,6 +61,8 @@ class Aggregator(Expression, ABC, Generic[State]):
     ) -> Comm[tuple[list[Tensor], tuple[TensorState, ...]]]:
         """Estimate the mean; returns new tensors of the same shapes and types, and the next state.
 
+        After a non-finite step the next state is the very object that was given.
+
         ``key`` is public: the same on every worker, another at each step.
         Raises ``ValueError`` if the tensors are not those the state was made for.
         """
@@ -72,6 +74,10 @@ class Aggregator(Expression, ABC, Generic[State]):
         if not (finite and all_finite(means)):
             return means, state
         return means, tuple(TensorState(spec, each) for spec, each in zip(specs, after, strict=True))
+
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        """The names of the tensors that travel as they are, because this aggregator leaves them alone."""
+        return ()
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
         """Say, by an error or a warning, what about these tensors does not suit this aggregator."""
@@ -106,10 +112,17 @@ def mean_of_messages(
     """
     total: list[Tensor] = []
     for message in messages:
-        values = [compressor.decompress(p).to(torch.float32) for p in wire.unpack_all(message, layouts)]
+        payloads = [_wide(payload) for payload in wire.unpack_all(message, layouts)]
+        values = [compressor.decompress(payload).to(torch.float32) for payload in payloads]
         total = [a.add_(b) for a, b in zip(total, values, strict=True)] if total else values
     means = [(x / len(messages)).to(layout.spec.dtype) for x, layout in zip(total, layouts, strict=True)]
     return means if all_finite(means) else nans(means)
+
+
+def _wide(payload: Payload[Any]) -> Payload[Any]:
+    """The same payload of a float32 tensor: an estimate may leave a narrow type's range where the mean does not."""
+    layout = replace(payload.layout, spec=payload.layout.spec.with_dtype(torch.float32))
+    return replace(payload, layout=layout)
 
 
 def _check_fit(tensors: Sequence[Tensor], state: Sequence[TensorState]) -> None:

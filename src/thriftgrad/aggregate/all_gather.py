@@ -11,7 +11,7 @@ from torch import Tensor
 from thriftgrad import wire
 from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
 from thriftgrad.comm import Comm, all_gather, place, replicated
-from thriftgrad.core import Compressor, Key, TensorSpec
+from thriftgrad.core import Compressor, Key, TensorSpec, check_compressor
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,6 +23,9 @@ class AllGather(Aggregator[Any]):
     """
 
     compressor: Compressor[Any, Any]
+
+    def __post_init__(self) -> None:
+        check_compressor(self.compressor, "AllGather")
 
     def init_tensor(self, spec: TensorSpec) -> Any:
         return self.compressor.init(spec)

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from thriftgrad.aggregate.aggregator import Aggregator
 from thriftgrad.comm import Comm, all_reduce, place
-from thriftgrad.core import Compressor, ErrorFeedback, Key, LinearCompressor, Payload, Shrink, TensorSpec
+from thriftgrad.core import (
+    Compressor,
+    ErrorFeedback,
+    Key,
+    LinearCompressor,
+    Payload,
+    Shrink,
+    TensorSpec,
+    check_compressor,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +37,7 @@ class AllReduce(Aggregator[Any]):
 
     def __post_init__(self) -> None:
         compressor: Compressor[Any, Any] = self.compressor
+        check_compressor(compressor, "AllReduce")
         if not isinstance(compressor, LinearCompressor):
             raise TypeError(
                 f"AllReduce needs a linear compressor, and {compressor!r} is not: the sum of two of its carriers does "

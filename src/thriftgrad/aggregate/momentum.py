@@ -33,8 +33,13 @@ class LocalMomentum(Aggregator[Momentum]):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
+        if not isinstance(self.aggregator, Aggregator):
+            raise TypeError(f"LocalMomentum needs an aggregator such as AllGather(Sign()), got {self.aggregator!r}.")
         if not 0 <= self.beta < 1:
             raise ValueError(f"LocalMomentum: beta must lie in [0, 1), got {self.beta}.")
+
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        return self.aggregator.uncompressed(specs)
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
         self.aggregator.check(specs)

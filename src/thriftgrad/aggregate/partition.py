@@ -68,6 +68,12 @@ class Partition(Aggregator[Any]):
     def __repr__(self) -> str:
         return f"Partition({dict(self._ordered)!r})"
 
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        names: set[str] = set()
+        for (_, aggregator), group in zip(self._ordered, self._groups(specs), strict=True):
+            names.update(aggregator.uncompressed([specs[i] for i in group]))
+        return tuple(spec.name for spec in specs if spec.name in names)
+
     def check(self, specs: Sequence[TensorSpec]) -> None:
         groups = self._groups(specs)
         for (rule, aggregator), group in zip(self._ordered, groups, strict=True):

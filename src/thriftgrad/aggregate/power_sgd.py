@@ -72,6 +72,9 @@ class PowerSGD(Aggregator[LowRank]):
         n, m = _matrix_shape(spec)
         return self.min_compression_rate * min(self.rank, n, m) * (n + m) < n * m
 
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        return tuple(spec.name for spec in specs if not self.compresses(spec))
+
     def check(self, specs: Sequence[TensorSpec]) -> None:
         if specs and not any(self.compresses(spec) for spec in specs):
             warnings.warn(

@@ -12,7 +12,7 @@ from torch import Tensor
 from thriftgrad import wire
 from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
 from thriftgrad.comm import Comm, all_gather_uneven, all_to_all, place, replicated
-from thriftgrad.core import Compressor, Key, Layout, TensorSpec
+from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_compressor
 
 
 class Shards(NamedTuple):
@@ -33,6 +33,10 @@ class ScatterReduce(Aggregator[Shards]):
 
     up: Compressor[Any, Any]
     down: Compressor[Any, Any]
+
+    def __post_init__(self) -> None:
+        check_compressor(self.up, "ScatterReduce (up)")
+        check_compressor(self.down, "ScatterReduce (down)")
 
     def init_tensor(self, spec: TensorSpec) -> Shards:
         return Shards((), None)

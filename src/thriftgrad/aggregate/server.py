@@ -12,7 +12,7 @@ from torch import Tensor
 from thriftgrad import wire
 from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
 from thriftgrad.comm import Comm, broadcast, gather, place, replicated
-from thriftgrad.core import Compressor, Key, Payload, TensorSpec
+from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_compressor
 
 ROOT = 0
 
@@ -34,6 +34,10 @@ class ParameterServer(Aggregator[TwoWay]):
 
     up: Compressor[Any, Any]
     down: Compressor[Any, Any]
+
+    def __post_init__(self) -> None:
+        check_compressor(self.up, "ParameterServer (up)")
+        check_compressor(self.down, "ParameterServer (down)")
 
     def init_tensor(self, spec: TensorSpec) -> TwoWay:
         return TwoWay(self.up.init(spec), self.down.init(spec))

@@ -37,9 +37,9 @@ class LinkModel(Expression):
         for name, value in (("up", self.up_bits_per_second), ("down", self.down_bits_per_second)):
             if value is not None and not value > 0:
                 raise ValueError(f"LinkModel: {name}_bits_per_second must be positive, got {value}.")
-        if min((self.latency_seconds, *self.extra_latency_seconds)) < 0:
+        if not all(seconds >= 0 for seconds in (self.latency_seconds, *self.extra_latency_seconds)):
             raise ValueError(f"LinkModel: a latency cannot be negative, got {self!r}.")
-        if any(factor <= 0 for factor in self.slowdown):
+        if not all(factor > 0 for factor in self.slowdown):
             raise ValueError(f"LinkModel: slowdown factors must be positive, got {self.slowdown}.")
 
     @classmethod

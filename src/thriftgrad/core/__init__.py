@@ -1,7 +1,7 @@
 """The vocabulary every method is written in: keys, specs, payloads, compressors and their algebra."""
 
 from thriftgrad.core.chain import Chain, LinearChain
-from thriftgrad.core.compressor import Compressor, LinearCompressor, floating, floats
+from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor, floating, floats
 from thriftgrad.core.feedback import ErrorFeedback
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload, PayloadError
@@ -20,6 +20,7 @@ __all__ = [
     "PayloadError",
     "Shrink",
     "TensorSpec",
+    "check_compressor",
     "floating",
     "floats",
 ]

@@ -123,6 +123,12 @@ def floating(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
     return x.detach().reshape(-1)
 
 
+def check_compressor(value: object, owner: str) -> None:
+    """``TypeError`` unless ``value`` is a compressor, which ``owner`` needs."""
+    if not isinstance(value, Compressor):
+        raise TypeError(f"{owner} needs a compressor such as TopK(fraction=0.01) or QSGD(bits=4), got {value!r}.")
+
+
 def floats(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
     """``floating``, in float32."""
     return floating(x, compressor).to(torch.float32)

@@ -53,7 +53,7 @@ def _value(node: ast.expr, text: str, vocabulary: Mapping[str, Callable[..., Any
         case ast.List(elements):
             return [value(each) for each in elements]
         case ast.Dict(keys, values) if all(isinstance(k, ast.Constant) for k in keys):
-            return {value(k): value(v) for k, v in zip(keys, values, strict=True) if k is not None}
+            return _dictionary([(value(k), value(v)) for k, v in zip(keys, values, strict=True) if k is not None])
         case ast.BinOp(left, ast.RShift(), right):
             first, second = value(left), value(right)
             if isinstance(first, int):
@@ -116,6 +116,15 @@ def _family(kind: type) -> type:
     Coarse on purpose: AllReduce itself says best why it refuses a compressor that is not linear.
     """
     return next((base for base in kind.__mro__ if Expression in base.__bases__), kind)
+
+
+def _dictionary(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The items as a dictionary, none lost."""
+    keys = [key for key, _ in items]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ExpressionError(f"expression: the key {twice[0]!r} is given twice; keep one of them.")
+    return dict(items)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

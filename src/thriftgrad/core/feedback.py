@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thriftgrad.core.compressor import Compressor, LinearCompressor, floats
+from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor, floats
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
 from thriftgrad.core.spec import TensorSpec
@@ -45,6 +45,7 @@ class ErrorFeedback(Compressor[Memory, Any]):
         return object.__new__(LinearErrorFeedback if isinstance(compressor, LinearCompressor) else cls)
 
     def __post_init__(self) -> None:
+        check_compressor(self.compressor, "ErrorFeedback")
         if not 0 < self.decay <= 1:
             raise ValueError(f"ErrorFeedback: decay must lie in (0, 1], got {self.decay}.")
         if self.compressor.contraction(LARGE) is None:
@@ -63,11 +64,11 @@ class ErrorFeedback(Compressor[Memory, Any]):
 
     def compress(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory]:
         y = floats(x, self).view(x.shape) + self.decay * state.memory
-        payload, inner = self.compressor.compress(y, state.inner, key)
+        finite = bool(y.isfinite().all())
+        # NaN throughout, so that a sparse compressor cannot fail to show it.
+        payload, inner = self.compressor.compress(y if finite else torch.full_like(y, torch.nan), state.inner, key)
         sent = Payload(payload.carrier, payload.side, self.layout(TensorSpec.of(x)))
-        if not y.isfinite().all():
-            return sent, state
-        return sent, Memory(y - self.compressor.decompress(payload), inner)
+        return sent, Memory(y - self.compressor.decompress(payload), inner) if finite else state
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
         spec = payload.layout.spec

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thriftgrad.core.compressor import Compressor, LinearCompressor
+from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor
 from thriftgrad.core.feedback import LARGE
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
@@ -32,6 +32,7 @@ class Shrink(Compressor[Any, Any]):
         return object.__new__(LinearShrink if isinstance(compressor, LinearCompressor) else cls)
 
     def __post_init__(self) -> None:
+        check_compressor(self.compressor, "Shrink")
         if not self.compressor.unbiased or self.compressor.variance_bound(LARGE) is None:
             raise ValueError(
                 f"Shrink needs an unbiased compressor with a variance bound, and {self.compressor!r} claims none; "

@@ -105,7 +105,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
     Raises ``ComparisonError``, or the error of the part that does not read or does not fit the task.
     """
     methods = {text: as_method(text) for text in request.methods}
-    links = {text: LinkModel.of(text) for text in request.links}
+    links = {text: as_link(text) for text in request.links}
     task = tasks.load(request.task, request.data_dir)
     if request.target is not None:
         task = replace(task, target=request.target)
@@ -234,6 +234,19 @@ def as_method(text: str) -> Method:
         return value
     advice = f"wrap it in an aggregator, as in AllGather({value!r})" if isinstance(value, Compressor) else "try qsgd"
     raise ComparisonError(f"compare: {text!r} is no method; {advice}.")
+
+
+def as_link(text: str) -> LinkModel:
+    """A link from "100mbit,1ms" or from an expression such as LinkModel(1e8, latency_seconds=0.001, slowdown=(1, 2)).
+
+    Raises ``ComparisonError`` for an expression of something else, ``ValueError`` for any other text.
+    """
+    if "(" not in text:
+        return LinkModel.of(text)
+    value = parse(text)
+    if not isinstance(value, LinkModel):
+        raise ComparisonError(f"compare: --link takes 100mbit,1ms or a LinkModel(...), got {text!r}.")
+    return value
 
 
 def ring_traffic(elements: int, dtype: torch.dtype, workers: int) -> records.Traffic:

@@ -32,17 +32,15 @@ class Meter:
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
     link_seconds: dict[str, float] = field(default_factory=dict)
-    encoding: bool = True
 
     def __call__(self, finished: Round) -> None:
-        """What a worker computes before a step's first collective is encoding, what comes after is decoding."""
+        """What a worker computes before a collective is encoding, what it computes after the last one is decoding."""
         self.ledger(finished)
         seconds = sum(finished.compute_seconds.values()) / len(finished.compute_seconds)
-        if self.encoding:
-            self.encode_seconds += seconds
-        else:
+        if finished.kind == "end":
             self.decode_seconds += seconds
-        self.encoding = False
+        else:
+            self.encode_seconds += seconds
         for label, link in self.links.items():
             self.link_seconds[label] = self.link_seconds.get(label, 0.0) + link.seconds(finished)
 
@@ -109,7 +107,6 @@ def train(
         if measured:
             # On copies, because an exchange may consume the states it is given.
             again = aggregate(deepcopy(states), key.fold("again"), None)[0][0]
-        meter.encoding = True
         results = aggregate(states, key, meter)
         estimate, states = results[0][0], [state for _, state in results]
 

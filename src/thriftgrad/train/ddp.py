@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thriftgrad
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.core import Key, TensorSpec
-from thriftgrad.train.handle import Handle, aggregator_of, uncompressed
+from thriftgrad.train.handle import Handle, aggregator_of
 from thriftgrad.train.method import Method
 from thriftgrad.train.state import facts, first_difference
 
@@ -149,7 +149,7 @@ def _note_use(used: set[str], name: str, parameter: Tensor) -> None:
 
 
 def _say_what_is_uncompressed(aggregator: Aggregator[Any], specs: Sequence[TensorSpec]) -> None:
-    names = uncompressed(aggregator, specs)
+    names = aggregator.uncompressed(specs)
     if 0 < len(names) < len(specs):  # where it is all of them, the aggregator itself has warned
         log.info(
             "%r compresses %d of the %d parameters; these travel as they are: %s",

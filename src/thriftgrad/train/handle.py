@@ -16,7 +16,7 @@ from torch.futures import Future
 from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Lane, Ledger, Round, all_reduce
 from thriftgrad.comm.ledger import NOTHING
-from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core import Key
 from thriftgrad.train.method import Method
 from thriftgrad.train.state import facts, first_difference, flatten, restore
 from thriftgrad.train.stats import Stats
@@ -151,7 +151,7 @@ class Handle:
             down_bytes=traffic.down_bytes,
             encode_seconds=self._encode_seconds,
             decode_seconds=self._decode_seconds,
-            uncompressed=uncompressed(self._aggregator, [state.spec for state in self._states.values()]),
+            uncompressed=self._aggregator.uncompressed([state.spec for state in self._states.values()]),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,9 +220,3 @@ class Handle:
 def aggregator_of(method: Method | Aggregator[Any]) -> Aggregator[Any]:
     """The aggregator in a method, or the one that stands for one."""
     return method.aggregator if isinstance(method, Method) else method
-
-
-def uncompressed(aggregator: Aggregator[Any], specs: Sequence[TensorSpec]) -> tuple[str, ...]:
-    """The parameters that travel as they are, where the aggregator says so."""
-    compresses = getattr(aggregator, "compresses", lambda spec: True)
-    return tuple(spec.name for spec in specs if not compresses(spec))
