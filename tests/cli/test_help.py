@@ -47,5 +47,5 @@ def test_every_command_is_in_the_help(cli):
 
 def test_the_defaults_are_in_the_help(cli):
     words = " ".join(cli("compare", "--help").out.replace("│", " ").split())
-    for default in ("digits", "4", "3", "(the task's)", "100mbit,1ms, 1gbit,0.1ms", "(runs/TASK-DIGEST)"):
+    for default in ("digits", "4", "3", "(the task's)", "10mbit,10ms, 100mbit,1ms, 1gbit,0.1ms", "(runs/TASK-DIGEST)"):
         assert f"[default: {default}]" in words

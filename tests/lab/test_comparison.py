@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import thriftgrad
-from thriftgrad import QSGD, AllGather, AllReduce, Cast, Identity, Key, Ledger, TensorSpec, recipes, simulate
+from thriftgrad import QSGD, AllGather, AllReduce, Cast, Identity, Key, Ledger, LinkModel, TensorSpec, recipes, simulate
 from thriftgrad.lab.comparison import (
     ComparisonError,
     Request,
+    as_link,
     as_method,
     prepare,
     resolve,
@@ -91,7 +92,12 @@ def test_what_follows_from_a_request():
     assert configuration.parameters == sum(p.numel() for p in task.build(0).parameters()) == 38282
     assert configuration.task.provenance["sha256"] == task.provenance["sha256"]
     sgd, signum, own = configuration.methods
-    assert (sgd.label, sgd.slug, sgd.momentum, sgd.paper) == ("sgd", "sgd", "0.9 after aggregation", None)
+    assert (sgd.label, sgd.slug, sgd.momentum, sgd.paper) == (
+        "sgd",
+        "sgd",
+        "0.9 after aggregation",
+        recipes.sgd().paper,
+    )
     assert signum.momentum == "0.9 on each worker, before compression"
     assert signum.learning_rate == task.learning_rate * recipes.signum().learning_rate_scale
     assert own.slug == "allgather-qsgd-bits-2"
@@ -113,6 +119,13 @@ def test_links_up_and_down():
     assert slow.latency_seconds == 0.03
     assert (fast.up_bits_per_second, fast.down_bits_per_second, fast.latency_seconds) == (1e9, 1e9, 0)
     assert list(found.links) == ["20mbit/100mbit,30ms", "1gbit"]
+
+
+def test_a_link_may_be_an_expression():
+    assert as_link("LinkModel(1e8, latency_seconds=0.001)") == as_link("100mbit,1ms") == LinkModel.of("100mbit,1ms")
+    assert as_link("LinkModel(1e6, slowdown=(1.0, 3.0))").slowdown == (1.0, 3.0)
+    with refused("compare: --link takes 100mbit,1ms or a LinkModel(...), got 'TopK(k=3)'."):
+        as_link("TopK(k=3)")
 
 
 def test_methods_whose_names_look_alike_have_files_of_their_own():

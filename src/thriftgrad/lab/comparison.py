@@ -243,7 +243,7 @@ def as_link(text: str) -> LinkModel:
     """
     if "(" not in text:
         return LinkModel.of(text)
-    value = parse(text)
+    value = read(text)
     if not isinstance(value, LinkModel):
         raise ComparisonError(f"compare: --link takes 100mbit,1ms or a LinkModel(...), got {text!r}.")
     return value
