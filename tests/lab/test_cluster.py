@@ -1,14 +1,18 @@
 """The two homes of a comparison's workers."""
 
+import pytest
 import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
+from distributed.ranks import on_ranks
 from lab.toys import normed, trained
 from thriftgrad import recipes
 from thriftgrad.comm import all_reduce
 from thriftgrad.lab.cluster import Processes, Simulated
 from thriftgrad.lab.training import train
+
+
+def told(at):
+    return at.step, at.samples, at.loss, at.quality, at.up_bytes, at.relative_error, at.variance
 
 
 def test_simulated_workers_all_live_here_and_write():
@@ -19,20 +23,16 @@ def test_simulated_workers_all_live_here_and_write():
     assert cluster.mean([1.5, 2.0]) == [1.5, 2.0]
 
 
-def told(at):
-    return at.step, at.samples, at.loss, at.quality, at.up_bytes, at.relative_error, at.variance
-
-
-def on_a_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def on_a_rank():
     cluster = Processes()
+    (rank,) = cluster.ranks
     buffers = [torch.tensor([1.0 + rank]), torch.tensor(rank + 5)]
     cluster.follow(buffers)
-    seen = {
-        "place": (cluster.world, tuple(cluster.ranks), cluster.writes),
+    cluster.barrier()
+    return {
+        "place": (cluster.world, rank, cluster.writes),
         "sum": [answer.item() for answer in cluster.exchange([all_reduce(torch.tensor([1.0 + rank]))])],
-        "mean": cluster.mean([rank, 10.0 * rank]),
+        "mean": cluster.mean([rank, 10.0 * rank, 1e16 if rank == 0 else 1.0]),
         "buffers": [buffer.item() for buffer in buffers],
         "evaluations": [
             told(at)
@@ -41,19 +41,15 @@ def on_a_rank(rank, folder):
             )
         ],
     }
-    cluster.barrier()
-    torch.save(seen, f"{folder}/{rank}")
-    dist.destroy_process_group()
 
 
-def test_two_real_ranks_agree_with_each_other_and_with_the_simulation(tmp_path):
-    spawn(on_a_rank, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
-    assert first["place"] == (2, (0,), True)
-    assert second["place"] == (2, (1,), False)
-    simulated = [told(at) for at in trained(normed(), recipes.qsgd(), steps=3)]
-    for seen in (first, second):
-        assert seen["sum"] == [3.0]
-        assert seen["mean"] == [0.5, 5.0]
+@pytest.mark.parametrize("world", [2, 3])
+def test_real_ranks_agree_with_each_other_and_with_the_simulation(world):
+    simulated = [told(at) for at in trained(normed(), recipes.qsgd(), workers=world, steps=3)]
+    for rank, seen in enumerate(on_ranks(world, on_a_rank)):
+        assert seen["place"] == (world, rank, rank == 0)
+        assert seen["sum"] == [sum(range(1, world + 1))]
+        # In the order of ranks, 1e16 swallows each 1.0 that follows it.
+        assert seen["mean"] == [(world - 1) / 2, 5.0 * (world - 1), 1e16 / world]
         assert seen["buffers"] == [1.0, 5]
         assert seen["evaluations"] == simulated
