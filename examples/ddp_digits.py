@@ -6,7 +6,6 @@ torchrun --nproc-per-node 2 examples/ddp_digits.py --method "power_sgd(rank=2)"
 
 import argparse
 
-import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,7 +16,7 @@ from thriftgrad import tasks
 def main() -> None:
     """Train, then print accuracy and bytes on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", help='such as "qsgd(bits=4)"; without it, DDP all-reduces as usual')
+    parser.add_argument("--method", help='a recipe such as "qsgd(bits=4)"; without it, DDP all-reduces as usual')
     parser.add_argument("--steps", type=int, help="the task's own number if left out")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -29,10 +28,11 @@ def main() -> None:
     batches = task.batches(arguments.seed, rank, world)
 
     model = DistributedDataParallel(task.build(arguments.seed))
+    method = thriftgrad.parse(arguments.method or "sgd")
     handle = None
     if arguments.method:
-        handle = thriftgrad.attach(model, thriftgrad.parse(arguments.method), seed=arguments.seed)  # the one line
-    optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate, momentum=0.9)
+        handle = thriftgrad.attach(model, method, seed=arguments.seed)  # the one line
+    optimizer = method.optimizer(model.parameters(), task.learning_rate * method.learning_rate_scale)
 
     for _ in range(steps):
         optimizer.zero_grad()
