@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isabstract
 from typing import Any
 
 from thriftgrad import aggregate, compress, recipes
 from thriftgrad.comm import LinkModel
 from thriftgrad.core import ErrorFeedback, Shrink
+from thriftgrad.core.compressor import Expression
 from thriftgrad.core.expression import evaluate
 from thriftgrad.train.method import Method
 
-_NOT_CONSTRUCTORS = ("Aggregator", "TensorState")
-
 
 def names() -> dict[str, Callable[..., Any]]:
-    """Everything an expression may call: compressors, aggregators, their wrappers, recipes, links."""
+    """Everything an expression may call: what ``compress`` and ``aggregate`` import, their wrappers, recipes, links."""
     words: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (ErrorFeedback, Shrink, Method, LinkModel)}
-    for module in (compress, aggregate, recipes):
-        words |= {name: getattr(module, name) for name in module.__all__ if name not in _NOT_CONSTRUCTORS}
-    return words
+    for module in (compress, aggregate):
+        words |= {name: thing for name, thing in vars(module).items() if _is_constructor(thing)}
+    return words | {name: getattr(recipes, name) for name in recipes.__all__}
+
+
+def _is_constructor(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Expression) and not isabstract(thing)
 
 
 def parse(text: str) -> Any:

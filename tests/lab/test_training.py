@@ -237,7 +237,7 @@ def test_a_quality_that_is_no_number_is_none():
     assert trained(toy(evaluate=lambda model: math.nan), recipes.sgd(), steps=1)[0].quality is None
 
 
-def test_an_exchange_may_consume_its_state_without_a_trace():
+def test_the_second_estimate_leaves_no_trace():
     """The second estimate, for the variance, must leave the memory alone: sent + memory = all that was ever input."""
     method = parse("Method(AllReduce(ErrorFeedback(RandomK(k=30, rescale=False))), momentum=0.0)")
     task, seen = spied(toy(batch_size=64), parameters_of)

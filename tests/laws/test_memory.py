@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from samples import compressed, same_bits, vector
+from samples import compressed, gradients, same_bits, specs, step, vector
 from thriftgrad import QSGD, Cast, ErrorFeedback, Identity, Key, RandomK, Shrink, Sign, TensorSpec, TopK
 from thriftgrad.compress import Vote
 from thriftgrad.core import Compressor
@@ -157,3 +157,17 @@ def test_a_lossless_compressor_leaves_no_memory() -> None:
         vector("heavy"), ErrorFeedback(Identity()).init(TensorSpec((400,))), Key(0)
     )
     assert not state.memory.any()
+
+
+@pytest.mark.parametrize("aggregator", zoo.AGGREGATORS, ids=repr)
+def test_the_state_that_was_given_stays_as_it_was(aggregator: Any) -> None:
+    """A step can be taken back: the same state, given again, gives the same estimates and the same next state."""
+    states = [aggregator.init(specs()) for _ in range(2)]
+    _, states = step(aggregator, gradients(2, 0), states, Key(0))
+    kept = pickle.dumps(states)
+    first, after = step(aggregator, gradients(2, 1), states, Key(1))
+    assert pickle.dumps(states) == kept
+    again, after_again = step(aggregator, gradients(2, 1), states, Key(1))
+    assert all(same_bits(a, b) for a, b in zip(first[0], again[0], strict=True))
+    for one, other in zip(leaves(tuple(after)), leaves(tuple(after_again)), strict=True):
+        assert same_bits(one, other) if isinstance(one, torch.Tensor) else one == other

@@ -37,7 +37,7 @@ class Compressor(Expression, ABC, Generic[State, Side]):
     """A lossy map C one worker applies to one tensor: ``compress`` on this side, ``decompress`` on the other.
 
     A pair of pure functions: neither changes its input, all randomness comes from the key, and state
-    is a value that is returned (``compress`` may consume the state it was given). The claims below are data:
+    is a value that is returned (the one that was given stays as it was). The claims below are data:
     combinators demand them, and the laws in ``tests/laws`` measure them.
 
     ``unbiased``    E C(x) = x.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from time import perf_counter
@@ -105,8 +104,7 @@ def train(
 
         key, measured = Key(seed).fold(step - 1), step % evaluate_every == 0 or step == steps
         if measured:
-            # On copies, because an exchange may consume the states it is given.
-            again = aggregate(deepcopy(states), key.fold("again"), None)[0][0]
+            again = aggregate(states, key.fold("again"), None)[0][0]
         results = aggregate(states, key, meter)
         estimate, states = results[0][0], [state for _, state in results]
 
