@@ -93,6 +93,22 @@ class Aggregator(Expression, ABC, Generic[State]):
         """Do the work of ``aggregate``: the estimates and the next states, tensor by tensor."""
 
 
+def as_one(
+    aggregator: Aggregator[Any], tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Any], key: Key
+) -> Comm[tuple[list[Tensor], list[Any]]]:
+    """``exchange`` with all tensors laid end to end, under the name and state of the first.
+
+    Afterwards each tensor holds the state, so that DDP may regroup its buckets and all ranks still find the same one.
+    """
+    kinds = {x.dtype for x in tensors}
+    dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+    flat = torch.cat([x.reshape(-1).to(dtype) for x in tensors])
+    spec = TensorSpec.of(flat, specs[0].name)
+    (mean,), (state,) = yield from aggregator.exchange([flat], [spec], [states[0]], key)
+    parts = torch.split(mean, [x.numel() for x in tensors])
+    return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)], [state] * len(tensors)
+
+
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds a NaN or an infinity."""
     return bool(torch.stack([x.isfinite().all() for x in tensors]).all()) if tensors else True

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
-from thriftgrad.comm import Comm, all_gather, place, replicated
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.agreement import agreed
+from thriftgrad.comm import Comm, all_gather, all_gather_varying, place, replicated
 from thriftgrad.core import Compressor, Key, TensorSpec, check_compressor
 
 
@@ -18,7 +19,8 @@ from thriftgrad.core import Compressor, Key, TensorSpec, check_compressor
 class AllGather(Aggregator[Any]):
     """The mean of all workers' decompressed payloads; right for any compressor.
 
-    Each tensor is compressed by itself, all payloads of a call travel in one message. Received bytes and the work of
+    Each tensor is compressed by itself (or all as one, if the compressor says so), and all payloads of a call travel
+    in one message; where its length depends on the data, the lengths go round first. Received bytes and the work of
     decompressing grow with the number of workers n: it pays while n times the payload is below twice the tensor.
     """
 
@@ -33,12 +35,14 @@ class AllGather(Aggregator[Any]):
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Any], key: Key
     ) -> Comm[tuple[list[Tensor], list[Any]]]:
+        if not self.compressor.per_tensor and len(tensors) > 1:
+            return (yield from as_one(self, tensors, specs, states, key))
         me = yield from place()
-        sent = [
-            self.compressor.compress(x, state, key.fold(spec.name).private(me.rank))
-            for x, spec, state in zip(tensors, specs, states, strict=True)
-        ]
-        messages = yield from all_gather(wire.pack(*[payload for payload, _ in sent]))
+        keys = [key.fold(spec.name).private(me.rank) for spec in specs]
+        states = yield from agreed(self.compressor, tensors, states, keys)
+        sent = [self.compressor.compress(*each) for each in zip(tensors, states, keys, strict=True)]
         layouts = [payload.layout for payload, _ in sent]
+        collect = all_gather if wire.message_nbytes(layouts) is not None else all_gather_varying
+        messages = yield from collect(wire.pack(*[payload for payload, _ in sent]))
         means = yield from replicated(lambda: mean_of_messages(messages, self.compressor, layouts))
         return means, [state for _, state in sent]

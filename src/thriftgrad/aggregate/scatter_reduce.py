@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
-from thriftgrad.comm import Comm, all_gather_uneven, all_to_all, place, replicated
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.agreement import agreed
+from thriftgrad.comm import (
+    Comm,
+    all_gather_uneven,
+    all_gather_varying,
+    all_to_all,
+    all_to_all_varying,
+    place,
+    replicated,
+)
 from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_compressor
 
 
@@ -37,6 +46,11 @@ class ScatterReduce(Aggregator[Shards]):
     def __post_init__(self) -> None:
         check_compressor(self.up, "ScatterReduce (up)")
         check_compressor(self.down, "ScatterReduce (down)")
+        if self.down.shares_scale:
+            raise ValueError(
+                f"ScatterReduce (down): {self.down!r} shares its scales among workers, who each hold another shard here; "
+                "use shared_scale=False."
+            )
 
     def init_tensor(self, spec: TensorSpec) -> Shards:
         return Shards((), None)
@@ -44,31 +58,38 @@ class ScatterReduce(Aggregator[Shards]):
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Shards], key: Key
     ) -> Comm[tuple[list[Tensor], list[Shards]]]:
+        if not (self.up.per_tensor and self.down.per_tensor) and len(tensors) > 1:
+            return (yield from as_one(self, tensors, specs, states, key))
         me = yield from place()
         shards = [x.reshape(-1).tensor_split(me.world) for x in tensors]
         states = [self._bound(state, parts, me.rank) for state, parts in zip(states, shards, strict=True)]
         keys = [key.fold(spec.name) for spec in specs]
 
-        sent = [
-            [self.up.compress(part, state.up[to], k.fold("up", to).private(me.rank)) for to, part in enumerate(parts)]
-            for parts, state, k in zip(shards, states, keys, strict=True)
-        ]
-        received = yield from all_to_all([wire.pack(*[payloads[to][0] for payloads in sent]) for to in range(me.world)])
-        mine = mean_of_messages(received, self.up, [payloads[me.rank][0].layout for payloads in sent])
+        parts = [part for each in shards for part in each]
+        ups = [up for state in states for up in state.up]
+        up_keys = [k.fold("up", to).private(me.rank) for k in keys for to in range(me.world)]
+        ups = yield from agreed(self.up, parts, ups, up_keys)
+        packed = [self.up.compress(*each) for each in zip(parts, ups, up_keys, strict=True)]
+        sent = [packed[i : i + me.world] for i in range(0, len(packed), me.world)]  # a row for each tensor
+        scatter = all_to_all_varying if packed[0][0].layout.variable else all_to_all
+        received = yield from scatter([wire.pack(*[row[to][0] for row in sent]) for to in range(me.world)])
+        mine = mean_of_messages(received, self.up, [row[me.rank][0].layout for row in sent])
 
-        replies = [
-            self.down.compress(x, state.down, k.fold("down").private(me.rank))
-            for x, state, k in zip(mine, states, keys, strict=True)
+        down_keys = [k.fold("down").private(me.rank) for k in keys]
+        downs = yield from agreed(self.down, mine, [state.down for state in states], down_keys)
+        replies = [self.down.compress(*each) for each in zip(mine, downs, down_keys, strict=True)]
+        layouts = [
+            [
+                self.down.layout(TensorSpec.of(each[at]), self.down.shared(down))
+                for each, down in zip(shards, downs, strict=True)
+            ]
+            for at in range(me.world)
         ]
-        layouts = [[self.down.layout(TensorSpec.of(parts[at])) for parts in shards] for at in range(me.world)]
-        messages = yield from all_gather_uneven(
-            wire.pack(*[payload for payload, _ in replies]), [wire.message_nbytes(each) for each in layouts]
-        )
+        message = wire.pack(*[payload for payload, _ in replies])
+        lengths = [length for each in layouts if (length := wire.message_nbytes(each)) is not None]
+        messages = yield from all_gather_uneven(message, lengths) if lengths else all_gather_varying(message)
         means = yield from replicated(lambda: self._joined(messages, layouts, specs))
-        after = [
-            Shards(tuple(state for _, state in payloads), reply)
-            for payloads, (_, reply) in zip(sent, replies, strict=True)
-        ]
+        after = [Shards(tuple(state for _, state in row), reply) for row, (_, reply) in zip(sent, replies, strict=True)]
         return means, after
 
     def _bound(self, state: Shards, parts: Sequence[Tensor], rank: int) -> Shards:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, mean_of_messages
-from thriftgrad.comm import Comm, broadcast, gather, place, replicated
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.agreement import agreed
+from thriftgrad.comm import Comm, broadcast, broadcast_varying, gather, gather_varying, place, replicated
 from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_compressor
 
 ROOT = 0
@@ -38,6 +39,11 @@ class ParameterServer(Aggregator[TwoWay]):
     def __post_init__(self) -> None:
         check_compressor(self.up, "ParameterServer (up)")
         check_compressor(self.down, "ParameterServer (down)")
+        if self.down.shares_scale:
+            raise ValueError(
+                f"ParameterServer (down): {self.down!r} shares its scales among workers, and the server is alone; "
+                "use shared_scale=False."
+            )
 
     def init_tensor(self, spec: TensorSpec) -> TwoWay:
         return TwoWay(self.up.init(spec), self.down.init(spec))
@@ -45,23 +51,33 @@ class ParameterServer(Aggregator[TwoWay]):
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[TwoWay], key: Key
     ) -> Comm[tuple[list[Tensor], list[TwoWay]]]:
+        if not (self.up.per_tensor and self.down.per_tensor) and len(tensors) > 1:
+            return (yield from as_one(self, tensors, specs, states, key))
         me = yield from place()
-        sent = [
-            self.up.compress(x, state.up, key.fold(spec.name).private(me.rank))
-            for x, spec, state in zip(tensors, specs, states, strict=True)
-        ]
-        messages = yield from gather(wire.pack(*[payload for payload, _ in sent]), ROOT)
-        answer, downs = None, [state.down for state in states]
+        keys = [key.fold(spec.name).private(me.rank) for spec in specs]
+        ups = yield from agreed(self.up, tensors, [state.up for state in states], keys)
+        sent = [self.up.compress(*each) for each in zip(tensors, ups, keys, strict=True)]
+        up_layouts = [payload.layout for payload, _ in sent]
+        collect = gather if wire.message_nbytes(up_layouts) is not None else gather_varying
+        messages = yield from collect(wire.pack(*[payload for payload, _ in sent]), ROOT)
+
+        keys = [key.fold(spec.name, "down") for spec in specs]
+        # Who is not the server has nothing to send back, but its levels go the way of the server's.
+        means = [torch.zeros_like(x) for x in tensors]
         if messages is not None:
-            means = mean_of_messages(messages, self.up, [payload.layout for payload, _ in sent])
-            replies = [
-                self.down.compress(x, state, key.fold(spec.name, "down"))
-                for x, spec, state in zip(means, specs, downs, strict=True)
-            ]
+            means = mean_of_messages(messages, self.up, up_layouts)
+        downs = yield from agreed(self.down, means, [state.down for state in states], keys)
+        layouts = [
+            self.down.layout(TensorSpec.of(x), self.down.shared(down)) for x, down in zip(tensors, downs, strict=True)
+        ]
+        answer = None
+        if messages is not None or any(layout.shared is not None for layout in layouts):
+            replies = [self.down.compress(*each) for each in zip(means, downs, keys, strict=True)]
             answer, downs = wire.pack(*[payload for payload, _ in replies]), [state for _, state in replies]
-        layouts = [self.down.layout(TensorSpec.of(x)) for x in tensors]
-        spec = TensorSpec((wire.message_nbytes(layouts),), torch.uint8, tensors[0].device)
-        message = yield from broadcast(answer, spec, ROOT)
+        answer = answer if messages is not None else None
+        length = wire.message_nbytes(layouts)
+        spec = TensorSpec((length or 0,), torch.uint8, tensors[0].device)
+        message = yield from (broadcast_varying if length is None else broadcast)(answer, spec, ROOT)
         payloads: list[Payload[Any]] = wire.unpack_all(message, layouts)
         estimates = yield from replicated(lambda: [self.down.decompress(payload) for payload in payloads])
         return estimates, [TwoWay(up, down) for (_, up), down in zip(sent, downs, strict=True)]

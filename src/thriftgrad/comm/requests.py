@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -209,9 +209,41 @@ def all_gather_uneven(x: Tensor, lengths: Sequence[int]) -> Comm[list[Tensor]]:
     return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
+def all_gather_varying(x: Tensor) -> Comm[list[Tensor]]:
+    """Every worker's flat x, of any length each: the lengths go round first, and the padding counts as sent."""
+    lengths = yield from all_gather(torch.tensor([x.numel()], device=x.device))
+    parts = yield from all_gather_uneven(x, [int(length) for length in lengths])
+    return parts
+
+
 def all_to_all(xs: Sequence[Tensor]) -> Comm[list[Tensor]]:
     """xs[i] goes to worker i; the answer holds what each worker sent here, all of the shape of xs[own rank]."""
     answer: list[Tensor] = yield AllToAllRequest(tuple(xs))
+    return answer
+
+
+def all_to_all_varying(xs: Sequence[Tensor]) -> Comm[list[Tensor]]:
+    """xs[i], flat and of any length, goes to worker i; the lengths go round first, and the padding counts as sent."""
+    rows = yield from all_gather(torch.tensor([x.numel() for x in xs], device=xs[0].device))
+    lengths = torch.stack(rows)  # [from, to]
+    me = yield from place()
+    padded = [torch.nn.functional.pad(x, (0, int(most) - len(x))) for x, most in zip(xs, lengths.amax(0), strict=True)]
+    parts = yield from all_to_all(padded)
+    return [part[: int(length)] for part, length in zip(parts, lengths[:, me.rank], strict=True)]
+
+
+def gather_varying(x: Tensor, root: int) -> Comm[list[Tensor] | None]:
+    """Every worker's flat x, of any length, at the root; the lengths go round first, and the padding counts as sent."""
+    lengths = [int(length) for length in (yield from all_gather(torch.tensor([x.numel()], device=x.device)))]
+    parts = yield from gather(torch.nn.functional.pad(x, (0, max(lengths) - len(x))), root)
+    return parts and [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
+def broadcast_varying(x: Tensor | None, spec: TensorSpec, root: int) -> Comm[Tensor]:
+    """The root's flat x of any length everywhere, its length first; ``spec`` is that of an x of any length."""
+    length = None if x is None else torch.tensor([x.numel()], device=spec.device)
+    known = yield from broadcast(length, TensorSpec((1,), torch.int64, spec.device), root)
+    answer = yield from broadcast(x, replace(spec, shape=(int(known),)), root)
     return answer
 
 

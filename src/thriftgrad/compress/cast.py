@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Cast(LinearCompressor[None, tuple[()]]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         return Layout(spec, TensorSpec((spec.numel,), DTYPES[self.to], spec.device), (), repr(self))
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[tuple[()]], None]:

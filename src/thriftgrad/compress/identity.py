@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -26,8 +27,8 @@ class Identity(LinearCompressor[None, tuple[()]]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
-        return Layout(spec, TensorSpec((spec.numel,), spec.dtype, spec.device, alphabet=spec.alphabet), (), repr(self))
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
+        return Layout(spec, replace(spec, shape=(spec.numel,), name=""), (), repr(self))
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[tuple[()]], None]:
         return Payload(x.detach().reshape(-1), (), self.layout(TensorSpec.of(x))), None

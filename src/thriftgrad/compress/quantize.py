@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class QSGD(Compressor[None, Scales]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         symbols = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=2 * self.s + 1)
         scales = TensorSpec((-(-spec.numel // self.bucket),), torch.float32, spec.device)
         return Layout(spec, symbols, Scales(scales), repr(self))  # type: ignore[arg-type]  # a tree of specs

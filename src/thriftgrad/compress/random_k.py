@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class RandomK(LinearCompressor[None, Seed]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         values = TensorSpec((share.kept(spec.numel, self.fraction, self.k),), spec.dtype, spec.device)
         return Layout(spec, values, Seed(TensorSpec((1,), torch.int64)), repr(self))  # type: ignore[arg-type]
 

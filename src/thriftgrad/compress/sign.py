@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Sign(Compressor[None, Magnitudes]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         bits = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=2)
         buckets = -(-spec.numel // self._width(spec.numel))
         scale = TensorSpec((buckets if self.scaled else min(1, buckets),), torch.float32, spec.device)
@@ -95,7 +95,7 @@ class Vote(Compressor[None, Magnitudes]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         symbols = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=3)
         scale = TensorSpec((min(1, spec.numel),), torch.float32, spec.device)
         return Layout(spec, symbols, Magnitudes(scale), repr(self))  # type: ignore[arg-type]  # a tree of specs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class TopK(Compressor[None, Support]):
     def init(self, spec: TensorSpec) -> None:
         return None
 
-    def layout(self, spec: TensorSpec) -> Layout:
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         k = share.kept(spec.numel, self.fraction, self.k)
         values = TensorSpec((k,), spec.dtype, spec.device)
         indices = TensorSpec((k,), torch.int64, spec.device, alphabet=max(spec.numel, 1))

@@ -4,12 +4,13 @@ from thriftgrad.core.chain import Chain, LinearChain
 from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor, floating, floats
 from thriftgrad.core.feedback import ErrorFeedback
 from thriftgrad.core.key import Key
-from thriftgrad.core.payload import Layout, Payload, PayloadError
+from thriftgrad.core.payload import Codebook, Layout, Payload, PayloadError
 from thriftgrad.core.shrink import Shrink
 from thriftgrad.core.spec import TensorSpec
 
 __all__ = [
     "Chain",
+    "Codebook",
     "Compressor",
     "ErrorFeedback",
     "Key",

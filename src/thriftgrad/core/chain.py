@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,8 @@ class Chain(Compressor[Pair, Pair]):
                 f"{self!r}: a memory must stand outermost, since it has to see what every stage leaves out; "
                 "write ErrorFeedback(... >> ...)."
             )
-        if first.layout(TensorSpec((1,))).carrier.alphabet is not None and not second.lossless:
+        carrier = first.layout(TensorSpec((1,))).carrier
+        if (carrier.alphabet is not None or carrier.variable) and not second.lossless:
             raise TypeError(
                 f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
                 "swap the two or use a lossless coder second."
@@ -61,21 +63,61 @@ class Chain(Compressor[Pair, Pair]):
     def init(self, spec: TensorSpec) -> Pair:
         return self.first.init(spec), self.second.init(self.first.layout(spec).carrier)
 
-    def layout(self, spec: TensorSpec) -> Layout:
-        first = self.first.layout(spec)
-        second = self.second.layout(first.carrier)
-        return Layout(spec, second.carrier, (first.side, second.side), repr(self))
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
+        shared_a, shared_b = shared or (None, None)
+        first = self.first.layout(spec, shared_a)
+        second = self.second.layout(first.carrier, shared_b)
+        return Layout(spec, second.carrier, (first.side, second.side), repr(self), shared)
 
     def compress(self, x: Tensor, state: Pair, key: Key) -> tuple[Payload[Pair], Pair]:
-        a, first = self.first.compress(x, state[0], key)
-        b, second = self.second.compress(a.carrier, state[1], key)
-        return Payload(b.carrier, (a.side, b.side), self.layout(a.layout.spec)), (first, second)
+        return self.compress_carrier(x, TensorSpec.of(x), state, key)
+
+    def compress_carrier(self, carrier: Tensor, spec: TensorSpec, state: Pair, key: Key) -> tuple[Payload[Pair], Pair]:
+        a, first = self.first.compress_carrier(carrier, spec, state[0], key)
+        b, second = self.second.compress_carrier(a.carrier, a.layout.carrier, state[1], key)
+        return Payload(b.carrier, (a.side, b.side), self.layout(spec, self.shared(state))), (first, second)
 
     def decompress(self, payload: Payload[Pair]) -> Tensor:
-        layout = self.first.layout(payload.layout.spec)
+        shared_a, shared_b = payload.layout.shared or (None, None)
+        layout = self.first.layout(payload.layout.spec, shared_a)
         side_a, side_b = payload.side
-        carrier = self.second.decompress(Payload(payload.carrier, side_b, self.second.layout(layout.carrier)))
-        return self.first.decompress(Payload(carrier, side_a, layout))
+        second = self.second.layout(layout.carrier, shared_b)
+        return self.first.decompress(
+            Payload(self.second.decompress(Payload(payload.carrier, side_b, second)), side_a, layout)
+        )
+
+    def shared(self, state: Pair) -> Any:
+        pair = self.first.shared(state[0]), self.second.shared(state[1])
+        return None if pair == (None, None) else pair
+
+    def due(self, state: Pair) -> bool:
+        return self.first.due(state[0]) or self.second.due(state[1])
+
+    def peaks(self, x: Tensor, state: Pair, key: Key) -> Any:
+        return self._of_due_parts(x, state, key, lambda part, at, i: part.peaks(at, state[i], key))
+
+    def counts(self, x: Tensor, state: Pair, key: Key, peaks: Any) -> Any:
+        return self._of_due_parts(x, state, key, lambda part, at, i: part.counts(at, state[i], key, peaks[i]))
+
+    def adapt(self, state: Pair, peaks: Any, counts: Any) -> Pair:
+        return self.first.adapt(state[0], peaks[0], counts[0]), self.second.adapt(state[1], peaks[1], counts[1])
+
+    def _of_due_parts(
+        self, x: Tensor, state: Pair, key: Key, ask: Callable[[Compressor[Any, Any], Tensor, int], Any]
+    ) -> Pair:
+        """What each part answers that is due; the second one is asked about the first one's carrier."""
+        first = ask(self.first, x, 0) if self.first.due(state[0]) else None
+        if not self.second.due(state[1]):
+            return first, None
+        return first, ask(self.second, self.first.compress(x, state[0], key)[0].carrier, 1)
+
+    @property
+    def shares_scale(self) -> bool:
+        return self.first.shares_scale or self.second.shares_scale
+
+    @property
+    def per_tensor(self) -> bool:
+        return self.first.per_tensor and self.second.per_tensor
 
     @property
     def lossless(self) -> bool:  # type: ignore[override]  # depends on the parts

@@ -56,8 +56,8 @@ class Compressor(Expression, ABC, Generic[State, Side]):
         """The state before the first step."""
 
     @abstractmethod
-    def layout(self, spec: TensorSpec) -> Layout:
-        """What the payload of such a tensor will look like, to the byte."""
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
+        """What the payload of such a tensor will look like, to the byte; ``shared`` is what ``shared`` returned."""
 
     @abstractmethod
     def compress(self, x: Tensor, state: State, key: Key) -> tuple[Payload[Side], State]:
@@ -66,6 +66,42 @@ class Compressor(Expression, ABC, Generic[State, Side]):
     @abstractmethod
     def decompress(self, payload: Payload[Side]) -> Tensor:
         """The estimate C(x), in the shape and type of x."""
+
+    def compress_carrier(
+        self, carrier: Tensor, spec: TensorSpec, state: State, key: Key
+    ) -> tuple[Payload[Side], State]:
+        """Compress the carrier of an earlier stage, of which more is known than a tensor tells; coders need that."""
+        return self.compress(carrier, state, key)
+
+    def shared(self, state: State) -> Any:
+        """The codebooks in a state, as a tree: what both ends hold and need besides payload and spec."""
+        return None
+
+    def due(self, state: State) -> bool:
+        """Whether the workers must agree on something before they compress next; the same on all of them."""
+        return False
+
+    def peaks(self, x: Tensor, state: State, key: Key) -> Any:
+        """First round, where ``due``: float32 tensors (a tree) of which all workers need the greatest."""
+        return None
+
+    def counts(self, x: Tensor, state: State, key: Key, peaks: Any) -> Any:
+        """Second round: int64 tensors (a tree) of which all workers need the sum, given the greatest peaks."""
+        return None
+
+    def adapt(self, state: State, peaks: Any, counts: Any) -> State:
+        """The state that follows from what was agreed: the same levels on every worker, bit for bit."""
+        return state
+
+    @property
+    def per_tensor(self) -> bool:
+        """Whether aggregators give it each tensor by itself, and not all tensors of a call as one vector."""
+        return True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Whether all workers compress with one scale, so that the sum of their symbols says the sum of estimates."""
+        return False
 
     @property
     def unbiased(self) -> bool:

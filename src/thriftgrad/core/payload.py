@@ -18,23 +18,43 @@ class PayloadError(ValueError):
 
 
 @dataclass(frozen=True)
+class Codebook:
+    """Levels that all workers have agreed on. They do not travel: a message says which version it was packed with.
+
+    ``levels``: sorted, on [-1, 1]. ``probabilities``: of the levels, as the statistics they were made from say; for
+    entropy coders. Version 1 is what a compressor starts with.
+    """
+
+    version: int
+    levels: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
     """What a receiver knows before a payload arrives, from the compressor and the tensor's spec alone.
 
     ``spec``: the tensor that was compressed. ``carrier`` and ``side``: the payload's tensors (``side`` a tree of
     specs in the shape of the payload's own). ``label``: the compressor's ``repr``, so that a payload
-    of another compressor is refused even where the sizes agree.
+    of another compressor is refused even where the sizes agree. ``shared``: a tree of the codebooks that both ends
+    hold, None where there are none.
     """
 
     spec: TensorSpec
     carrier: TensorSpec
     side: Any
     label: str
+    shared: Any = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a payload on the wire, without the header."""
+        """Bytes of a payload on the wire, without the header; the most there can be if the length varies."""
         return sum(spec.nbytes for spec in leaves((self.carrier, self.side)))
+
+    @property
+    def variable(self) -> bool:
+        """Whether the length depends on the data."""
+        return any(spec.variable for spec in leaves((self.carrier, self.side)))
 
 
 @dataclass(frozen=True)
@@ -51,4 +71,8 @@ class Payload(Generic[Side]):
     @property
     def nbytes(self) -> int:
         """Bytes on the wire without the header; ``wire.pack`` writes exactly these."""
-        return self.layout.nbytes
+        tensors, specs = leaves((self.carrier, self.side)), leaves((self.layout.carrier, self.layout.side))
+        return sum(
+            spec.prefix_nbytes + tensor.numel() if spec.variable else spec.nbytes
+            for tensor, spec in zip(tensors, specs, strict=True)
+        )

@@ -42,19 +42,43 @@ class Shrink(Compressor[Any, Any]):
     def init(self, spec: TensorSpec) -> Any:
         return self.compressor.init(spec)
 
-    def layout(self, spec: TensorSpec) -> Layout:
-        inner = self.compressor.layout(spec)
-        return Layout(spec, inner.carrier, inner.side, repr(self))
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
+        inner = self.compressor.layout(spec, shared)
+        return Layout(spec, inner.carrier, inner.side, repr(self), shared)
 
     def compress(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
-        payload, state = self.compressor.compress(x, state, key)
-        return Payload(payload.carrier, payload.side, self.layout(payload.layout.spec)), state
+        payload, after = self.compressor.compress(x, state, key)
+        layout = self.layout(payload.layout.spec, payload.layout.shared)
+        return Payload(payload.carrier, payload.side, layout), after
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
         spec = payload.layout.spec
-        inner = Payload(payload.carrier, payload.side, self.compressor.layout(spec))
+        inner = Payload(payload.carrier, payload.side, self.compressor.layout(spec, payload.layout.shared))
         full = self.compressor.decompress(inner)
         return (full.to(torch.float32) * self._factor(spec.numel)).to(full.dtype)
+
+    def shared(self, state: Any) -> Any:
+        return self.compressor.shared(state)
+
+    def due(self, state: Any) -> bool:
+        return self.compressor.due(state)
+
+    def peaks(self, x: Tensor, state: Any, key: Key) -> Any:
+        return self.compressor.peaks(x, state, key)
+
+    def counts(self, x: Tensor, state: Any, key: Key, peaks: Any) -> Any:
+        return self.compressor.counts(x, state, key, peaks)
+
+    def adapt(self, state: Any, peaks: Any, counts: Any) -> Any:
+        return self.compressor.adapt(state, peaks, counts)
+
+    @property
+    def shares_scale(self) -> bool:
+        return self.compressor.shares_scale
+
+    @property
+    def per_tensor(self) -> bool:
+        return self.compressor.per_tensor
 
     def contraction(self, n: int) -> float | None:
         return self._factor(n)

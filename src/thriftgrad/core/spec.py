@@ -14,7 +14,10 @@ class TensorSpec:
     """Shape, type, device and name of a tensor, and how many different symbols it may hold.
 
     ``alphabet`` is set for tensors of integer symbols 0 ... alphabet - 1: these cross the wire packed,
-    at ceil(log2 alphabet) bits each (alphabet 3: five symbols in a byte, 1.6 bits each).
+    at ceil(log2 alphabet) bits each (alphabet 3: five symbols in a byte, 1.6 bits each). For coders: ``zero`` is the
+    symbol that stands for the value 0, if one does; ``probabilities`` of the symbols, if both ends know them.
+
+    ``variable``: a stream of at most ``numel`` bytes, uint8. Its length travels in front of it, in 4 bytes.
 
     >>> TensorSpec((1000,), torch.uint8, alphabet=15).nbytes
     500
@@ -27,6 +30,9 @@ class TensorSpec:
     device: torch.device = torch.device("cpu")
     name: str = ""
     alphabet: int | None = None
+    zero: int | None = None
+    probabilities: tuple[float, ...] | None = None
+    variable: bool = False
 
     @classmethod
     def of(cls, x: Tensor, name: str = "") -> TensorSpec:
@@ -40,12 +46,17 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the wire."""
+        """Bytes on the wire; of a variable stream, the most there can be."""
         if self.alphabet is None:
-            return self.numel * self.dtype.itemsize
+            return self.prefix_nbytes + self.numel * self.dtype.itemsize
         if self.alphabet == 3:
             return -(-self.numel // 5)
         return -(-self.numel * (self.alphabet - 1).bit_length() // 8)
+
+    @property
+    def prefix_nbytes(self) -> int:
+        """Bytes that a variable stream's length takes."""
+        return 4 if self.variable else 0
 
     def with_dtype(self, dtype: torch.dtype) -> TensorSpec:
         """The same tensor in another type."""

@@ -1,18 +1,19 @@
 """The wire format: payloads to bytes and back.
 
 A message is one ``uint8`` tensor: a header of ``HEADER_BYTES``, then for each payload its carrier and its side
-tensors, in order, integer symbols packed to their true width. The receiver knows the layout from the compressor and the
-tensor's spec; it treats the bytes as hostile and answers anything unexpected with ``PayloadError``.
+tensors, in order, integer symbols packed to their true width, streams of variable length behind their length. The
+receiver knows the layout from the compressor, the tensor's spec and the levels the workers agreed on; it treats the
+bytes as hostile and answers anything unexpected with ``PayloadError``.
 
-Header, little-endian: magic "TG", format version, a zero byte, a digest of the layouts, the body's length in bytes,
-the body's CRC-32.
+Header, little-endian: magic "TG", format version, version of the levels (0: none, then 1 ... 255 and 1 again), a digest
+of the layouts and levels, the body's length in bytes, the body's CRC-32.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,17 +47,21 @@ def pack(*payloads: Payload[Any]) -> Tensor:
     ]
     body = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
     digest = _digest([payload.layout for payload in payloads])
-    header = bytearray(_HEADER.pack(b"TG", VERSION, 0, digest, body.numel(), _checksum(body)))
+    levels = _levels_version(payload.layout for payload in payloads)
+    header = bytearray(_HEADER.pack(b"TG", VERSION, levels, digest, body.numel(), _checksum(body)))
     return torch.cat((torch.frombuffer(header, dtype=torch.uint8).to(body.device), body))
 
 
-def unpack(message: Tensor | bytes, compressor: Compressor[Any, Any], spec: TensorSpec) -> Payload[Any]:
+def unpack(
+    message: Tensor | bytes, compressor: Compressor[Any, Any], spec: TensorSpec, shared: Any = None
+) -> Payload[Any]:
     """The payload of one tensor of this spec, compressed by this compressor.
 
-    Raises ``PayloadError`` if the bytes are truncated, too long, altered, of another format version, or of
-    another compressor or spec.
+    ``shared``: what ``compressor.shared(state)`` says, where the state holds levels that the workers agreed on.
+    Raises ``PayloadError`` if the bytes are truncated, too long, altered, of another format version, of
+    another compressor or spec, or of another version of the levels.
     """
-    (payload,) = unpack_all(message, [compressor.layout(spec)])
+    (payload,) = unpack_all(message, [compressor.layout(spec, shared)])
     return payload
 
 
@@ -67,16 +72,31 @@ def unpack_all(message: Tensor | bytes, layouts: Sequence[Layout]) -> list[Paylo
     body = _checked_body(message.contiguous(), layouts)
     position = 0
 
-    def take(spec: TensorSpec) -> Tensor:
+    def read(nbytes: int) -> Tensor:
         nonlocal position
-        position += spec.nbytes
-        return _from_bytes(body[position - spec.nbytes : position], spec)
+        if nbytes > len(body) - position:
+            raise PayloadError(f"payload: {nbytes} bytes are announced where {len(body) - position} are left.")
+        position += nbytes
+        return body[position - nbytes : position]
 
-    return [Payload(take(layout.carrier), map_leaves(take, layout.side), layout) for layout in layouts]
+    def take(spec: TensorSpec) -> Tensor:
+        if not spec.variable:
+            return _from_bytes(read(spec.nbytes), spec)
+        length = int.from_bytes(read(spec.prefix_nbytes).tolist(), "little")
+        if length > spec.numel:
+            raise PayloadError(f"payload: a stream of {length} bytes is announced, and it cannot exceed {spec.numel}.")
+        return read(length).clone()
+
+    payloads = [Payload(take(layout.carrier), map_leaves(take, layout.side), layout) for layout in layouts]
+    if position != len(body):
+        raise PayloadError(f"payload: {len(body) - position} bytes are left over; it was extended.")
+    return payloads
 
 
-def message_nbytes(layouts: Sequence[Layout]) -> int:
-    """The length of a message before it exists."""
+def message_nbytes(layouts: Sequence[Layout]) -> int | None:
+    """The length of a message before it exists; None where it depends on the data."""
+    if any(layout.variable for layout in layouts):
+        return None
     return HEADER_BYTES + sum(layout.nbytes for layout in layouts)
 
 
@@ -85,21 +105,28 @@ def _checked_body(message: Tensor, layouts: Sequence[Layout]) -> Tensor:
         raise PayloadError(f"payload: expected a flat uint8 tensor, got {message.dtype} of {tuple(message.shape)}.")
     if len(message) < HEADER_BYTES:
         raise PayloadError(f"payload: {len(message)} bytes cannot hold the header of {HEADER_BYTES}; it was truncated.")
-    magic, version, zero, digest, length, checksum = _HEADER.unpack(bytes(message[:HEADER_BYTES].tolist()))
+    magic, version, levels, digest, length, checksum = _HEADER.unpack(bytes(message[:HEADER_BYTES].tolist()))
     if magic != b"TG":
         raise PayloadError(f"payload: it begins with {magic!r} and not with b'TG', so it is none of ours.")
     if version != VERSION:
         raise PayloadError(f"payload: format version {version}, this build reads version {VERSION}; update both ends.")
-    if zero != 0:
-        raise PayloadError(f"payload: the header's reserved byte is {zero} and not 0, so it was altered on the way.")
+    if levels != (expected_levels := _levels_version(layouts)):
+        raise PayloadError(
+            f"payload: packed with levels of version {levels}, and version {expected_levels} is held here; "
+            "bring all workers to one state, for instance from one checkpoint."
+        )
     if digest != _digest(layouts):
+        with_levels = ", or with other levels of the same version" if levels else ""
         expected = ", ".join(f"{layout.label} of {list(layout.spec.shape)}" for layout in layouts[:3])
-        raise PayloadError(f"payload: packed by another compressor or for another tensor than the expected {expected}.")
-    body, expected_bytes = message[HEADER_BYTES:], sum(layout.nbytes for layout in layouts)
-    if not len(body) == length == expected_bytes:
+        raise PayloadError(
+            f"payload: packed by another compressor or for another tensor than the expected {expected}{with_levels}."
+        )
+    body, most = message[HEADER_BYTES:], sum(layout.nbytes for layout in layouts)
+    least = most if not any(layout.variable for layout in layouts) else 0
+    if not len(body) == length or not least <= length <= most:
         raise PayloadError(
             f"payload: {len(body)} bytes follow a header that announces {length}, and the layout needs "
-            f"{expected_bytes}; it was truncated or extended."
+            f"{most if least else f'at most {most}'}; it was truncated or extended."
         )
     if checksum != _checksum(body):
         raise PayloadError("payload: the checksum does not fit the bytes, so they were altered on the way.")
@@ -107,8 +134,18 @@ def _checked_body(message: Tensor, layouts: Sequence[Layout]) -> Tensor:
 
 
 def _digest(layouts: Sequence[Layout]) -> int:
-    text = ";".join(f"{layout.label}|{layout.spec.shape}|{layout.spec.dtype}" for layout in layouts)
+    text = ";".join(
+        f"{layout.label}|{layout.spec.shape}|{layout.spec.dtype}"
+        + "".join(f"|{codebook}" for codebook in leaves(layout.shared))
+        for layout in layouts
+    )
     return zlib.crc32(text.encode())
+
+
+def _levels_version(layouts: Iterable[Layout]) -> int:
+    """The greatest version of any levels, in the byte that the header has for it."""
+    versions = [codebook.version for layout in layouts for codebook in leaves(layout.shared)]
+    return 1 + (max(versions) - 1) % 255 if versions else 0
 
 
 def _checksum(body: Tensor) -> int:
@@ -116,6 +153,9 @@ def _checksum(body: Tensor) -> int:
 
 
 def _to_bytes(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    if spec.variable:
+        length = torch.tensor([*tensor.numel().to_bytes(spec.prefix_nbytes, "little")], dtype=torch.uint8)
+        return torch.cat((length.to(tensor.device), tensor))
     if spec.alphabet is not None:
         return kernels.pack(tensor, spec.alphabet)
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
