@@ -50,7 +50,7 @@ def compare(
     context: typer.Context,
     methods: Methods,
     task: Annotated[
-        str, typer.Option(help="digits, logreg, text; or your data: cifar10, mnist, images, tokens.")
+        str, typer.Option(help="digits, digits32, logreg, text; or your data: cifar10, mnist, images, tokens.")
     ] = "digits",
     workers: Annotated[int, typer.Option(help="How many workers share each step.")] = 4,
     seeds: Annotated[int, typer.Option(help="Runs per method, each with its own model, data order and rounding.")] = 3,

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from thriftgrad import tasks
-from thriftgrad.tasks.digits import digits
+from thriftgrad.tasks.digits import digits, digits32
 from thriftgrad.tasks.language import Windows, bits_per_token
 from thriftgrad.tasks.lookup import DataError
 from thriftgrad.tasks.models import GPT
@@ -39,7 +39,7 @@ def task(request):
 
 
 # Steps of two workers, and the quality that they reach with a margin.
-SHORT = {"digits": (60, 0.9), "logreg": (100, 0.006), "text": (30, 5.5)}
+SHORT = {"digits": (60, 0.9), "digits32": (60, 0.6), "logreg": (100, 0.006), "text": (30, 5.5)}
 
 
 def test_a_short_training_improves_the_quality(task):
@@ -81,7 +81,7 @@ def test_loss_is_a_mean_so_equal_batches_average(task):
         a, b = islice(task.batches(0, 0, 1), 2)
     else:
         a, b = next(task.batches(0, 0, 2)), next(task.batches(0, 1, 2))
-    model = task.build(0)
+    model = task.build(0).eval()  # in training, batch norm looks across the samples of a batch
     both = tuple(torch.cat(parts) for parts in zip(a, b, strict=True))
     mean = (task.loss(model, a) + task.loss(model, b)) / 2
     torch.testing.assert_close(task.loss(model, both), mean)
@@ -117,6 +117,18 @@ def test_digits_split_is_stratified_disjoint_and_scaled():
     # Every image of the set is a training image or not; the 360 that are not are the test set.
     rows = {image.tobytes() for image in (pixels / 16).astype(np.float32)}
     assert {image.numpy().tobytes() for image in train_images} < rows
+
+
+def test_digits32_is_digits_with_zeros_around():
+    small, large, everything = digits(), digits32(), np.arange(1437)
+    images, labels = small.draw(everything, np.random.default_rng())
+    shown, same_labels = large.draw(everything, np.random.default_rng())
+    assert shown.shape == (1437, 3, 32, 32)
+    assert torch.equal(labels, same_labels)
+    for channel in shown.unbind(1):
+        assert torch.equal(channel[:, None, 12:20, 12:20], images)
+        assert channel.sum() == images.sum()  # pixels are not negative: nothing outside
+    assert small.provenance["sha256"] == large.provenance["sha256"]
 
 
 def test_digits_accuracy_counts_right_answers_on_the_test_images():

@@ -40,7 +40,7 @@ def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) 
     if image_size is not None and name != "images":
         warnings.warn(f"image_size has no effect on {name!r}, only on 'images'.", stacklevel=2)
 
-    from thriftgrad.tasks.digits import digits
+    from thriftgrad.tasks.digits import digits, digits32
     from thriftgrad.tasks.logreg import logreg
     from thriftgrad.tasks.own_images import cifar10, images, mnist
     from thriftgrad.tasks.text import text
@@ -50,4 +50,4 @@ def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) 
         return images(data_dir, 64 if image_size is None else image_size)
     if name in OWN_DATA:
         return {"cifar10": cifar10, "mnist": mnist, "tokens": tokens}[name](data_dir)
-    return {"digits": digits, "logreg": logreg, "text": text}[name]()
+    return {"digits": digits, "digits32": digits32, "logreg": logreg, "text": text}[name]()
