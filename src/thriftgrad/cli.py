@@ -60,6 +60,10 @@ def compare(
     tune: Annotated[
         bool, typer.Option("--tune", help="First choose every method's learning rate on one grid, at one budget.")
     ] = False,
+    on_sgd: Annotated[
+        bool,
+        typer.Option("--on-sgd", help="Train by plain SGD alone; measure what each method would do to its gradients."),
+    ] = False,
     processes: Annotated[
         bool, typer.Option("--processes", help="Real gloo processes under torchrun, not a simulation.")
     ] = False,
@@ -87,6 +91,7 @@ def compare(
         tune=tune,
         processes=processes,
         data_dir=str(data_dir) if data_dir else None,
+        on_sgd=on_sgd,
     )
     folder = out or request.default_folder()
     _run(context, request, folder, folder / "report.html")

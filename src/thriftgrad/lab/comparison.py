@@ -24,6 +24,7 @@ from thriftgrad.comm import LinkModel
 from thriftgrad.comm.requests import AllReduceRequest
 from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
+from thriftgrad.lab.training import PLAIN
 from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
 from thriftgrad.vocabulary import parse
@@ -49,6 +50,7 @@ class Request:
     tune: bool
     processes: bool
     data_dir: str | None
+    on_sgd: bool = False
 
     def __post_init__(self) -> None:
         for name, unit in (("workers", "worker"), ("seeds", "seed")):
@@ -60,11 +62,17 @@ class Request:
             raise ComparisonError(f"compare: the target is a quality to reach, got {self.target}.")
         if not self.methods:
             raise ComparisonError("compare: name at least one method, such as sgd, qsgd or power_sgd(rank=4).")
+        if self.on_sgd and self.tune:
+            raise ComparisonError(
+                "compare: --on-sgd trains by plain SGD at the task's learning rate, got --tune too; leave one out."
+            )
 
     @property
     def digest(self) -> str:
         """Eight characters that differ between requests."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        asked = asdict(self)
+        stated = asked if self.on_sgd else {name: asked[name] for name in asked if name != "on_sgd"}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:8]
 
     def default_folder(self) -> Path:
         """Where its runs go if nobody says: the same request finds them again."""
@@ -122,7 +130,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
             expression=repr(method),
             paper=method.paper or None,
             momentum=f"{method.momentum} {method.momentum_place}" if method.momentum else method.momentum_place,
-            learning_rate=task.learning_rate * method.learning_rate_scale,
+            learning_rate=task.learning_rate * (PLAIN if request.on_sgd else method).learning_rate_scale,
             tuning=None,
         )
         for text, method in methods.items()
@@ -164,6 +172,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
         threads=1,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
+        protocol="on-sgd" if request.on_sgd else "trained",
     )
     return Comparison(request, configuration, task, {slugs[text]: method for text, method in methods.items()}, links)
 
@@ -185,7 +194,9 @@ def prepare(comparison: Comparison, folder: Path) -> Comparison:
     except ValueError as error:
         raise ComparisonError(f"compare: {path} is corrupt ({str(error).rstrip('.')}); {elsewhere}.") from error
     # What was asked for comes first: most other differences follow from it.
-    different = list(_differences(found.get("request"), _plain(comparison.request))) or list(
+    asked = found.get("request")
+    asked = {"on_sgd": False} | asked if isinstance(asked, dict) else asked  # earlier versions had no such field
+    different = list(_differences(asked, _plain(comparison.request))) or list(
         _differences(_lasting(configuration), _lasting(comparison.configuration))
     )
     if different:

@@ -9,6 +9,8 @@ from thriftgrad.lab.table import MISSING, human_bytes, quality_text, significant
 
 def findings(summary: Summary) -> tuple[str, ...]:
     """What the comparison says, the headline first; a win without compression is said as plainly as any other."""
+    if summary.on_sgd:
+        return _on_sgd(summary)
     there = [method for method in summary.methods if method.steps_to_target.mean is not None]
     if there:
         sentences = [_bytes_finding(there, target_text(summary))]
@@ -30,6 +32,37 @@ def findings(summary: Summary) -> tuple[str, ...]:
     if left_out:
         sentences.append(f"Runs left out of the final quality: {left_out}.")
     return tuple(sentences)
+
+
+def _on_sgd(summary: Summary) -> tuple[str, ...]:
+    """What methods do to the gradients of a training that is not theirs; none of them reached anything."""
+    small = [method for method in summary.methods if method.saves_bytes]
+    errors = [(each.means.relative_error, each) for each in small if each.means.relative_error is not None]
+    noisy = [(each.means.variance, each) for each in summary.methods if each.means.variance and not each.means.biased]
+    biased = [(each.means.bias, each) for each in summary.methods if each.means.bias and each.means.biased]
+    sentences = ["On the gradients of plain SGD, no method sent less than bf16."]
+    if errors:
+        error, best = min(errors, key=lambda pair: pair[0])
+        bits = best.means.bits_per_coordinate
+        sent = "" if bits is None else f", at {significant(bits)} bits a coordinate"
+        sentences = [
+            f"On the gradients of plain SGD, {best.method.label} comes closest to their mean among the methods that "
+            f"send less than bf16: a relative error of {significant(error)}{sent}."
+        ]
+    if noisy:
+        sentences.append(f"No bias seen, by normalised variance: {_ranked(noisy)}.")
+    if biased:
+        sentences.append(f"Biased, by |E estimate - mean| / |mean|: {_ranked(biased)}.")
+    quality = next((method.quality for method in summary.methods if method.quality is not None), None)
+    if quality is not None:
+        name = summary.configuration.task.quality
+        sentences.append(f"Plain SGD itself ends at a mean {name} of {quality_text(quality.mean)}.")
+    return tuple(sentences)
+
+
+def _ranked(values: Sequence[tuple[float, MethodSummary]]) -> str:
+    ordered = sorted(values, key=lambda pair: pair[0])
+    return ", ".join(f"{method.method.label} {significant(value)}" for value, method in ordered)
 
 
 def _bytes_finding(there: Sequence[MethodSummary], target: str) -> str:

@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 SCHEMA = 1
 T = TypeVar("T")
 Status = Literal["finished", "diverged", "unfinished"]
+Protocol = Literal["trained", "on-sgd"]
+"""Whether each method trains a model of its own, or all look on while plain SGD trains one."""
 
 
 class RecordsError(ValueError):
@@ -114,11 +116,25 @@ class Configuration:
     threads: int
     started: str
     command: str
+    protocol: Protocol = "trained"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels that a tensor is quantised to at an evaluation, and the version that the workers agree on."""
+
+    tensor: str
+    version: int
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One ``eval`` record; bytes and seconds are cumulative, of one worker."""
+    """One ``eval`` record; bytes and seconds are cumulative, of one worker.
+
+    ``distortion.py`` defines what stands after ``link_seconds``; what was not measured is None, or left out in records
+    of earlier versions.
+    """
 
     step: int
     samples: int
@@ -134,6 +150,14 @@ class Evaluation:
     link_seconds: Mapping[str, float]
     relative_error: float | None
     variance: float | None
+    coordinate_variance: float | None = None
+    bias: float | None = None
+    bias_floor: float | None = None
+    cosine: float | None = None
+    symbol_width_bits: float | None = None
+    symbol_entropy_bits: float | None = None
+    bits_per_coordinate: float | None = None
+    levels: Levels | None = None
 
     @property
     def bytes_both(self) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
@@ -10,7 +11,7 @@ from typing import Any
 
 from thriftgrad.lab.findings import findings
 from thriftgrad.lab.load import Link, Run
-from thriftgrad.lab.summary import MethodSummary, Summary, read_summary
+from thriftgrad.lab.summary import MethodSummary, Summary, means, read_summary
 from thriftgrad.lab.table import column_groups, human_bytes, notes, quality_text, significant, status_text, target_text
 
 
@@ -54,6 +55,7 @@ def render(summary: Summary, comparison_json: str) -> str:
         "status": status_text,
         "pairs": _pairs,
     }
+    drawn = charts(summary)
     template = environment.from_string(files("thriftgrad.lab").joinpath("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         summary=summary,
@@ -62,7 +64,8 @@ def render(summary: Summary, comparison_json: str) -> str:
         findings=findings(summary),
         groups=column_groups(summary),
         notes=notes(summary),
-        charts=charts(summary),
+        charts=drawn,
+        panels=panels(drawn),
         comparison_json=json.dumps(json.loads(comparison_json), indent=2, ensure_ascii=False),
         plotly_js=Markup(get_plotlyjs()),  # a file of the plotly package; nothing else goes unescaped
     )
@@ -75,6 +78,7 @@ def charts(summary: Summary) -> dict[str, Any]:
         "quality": task.quality,
         "target": task.target,
         "higher_is_better": task.higher_is_better,
+        "on_sgd": summary.on_sgd,
         "methods": [
             {
                 "label": method.method.label,
@@ -85,6 +89,7 @@ def charts(summary: Summary) -> dict[str, Any]:
                     if run.status != "finished"
                 ],
                 "trend": _trend(method),
+                "levels": _levels(method),
             }
             for method in summary.methods
         ],
@@ -108,20 +113,65 @@ def _curve(runs: Sequence[Run], links: Sequence[Link]) -> dict[str, Any]:
 
 
 def _trend(method: MethodSummary) -> dict[str, Any]:
-    """Relative error and variance at each step, mean over the runs that measured them."""
+    """What was measured at each step, mean over the runs that measured it; a bias that may be chance is 0."""
     evaluations = [at for run in method.runs for at in run.evaluations]
     steps = sorted({at.step for at in evaluations})
-    rows = [[at for at in evaluations if at.step == step] for step in steps]
-    return {
-        "steps": steps,
-        "relative_error": [_mean_measured([at.relative_error for at in row]) for row in rows],
-        "variance": [_mean_measured([at.variance for at in row]) for row in rows],
-    }
+    rows = [asdict(means([at for at in evaluations if at.step == step])) for step in steps]
+    if method.means.bias is not None and not method.means.biased:
+        rows = [row | {"bias": row["bias"] and 0.0} for row in rows]
+    return {"steps": steps} | {name: [row[name] for row in rows] for name in rows[0]} if rows else {"steps": []}
 
 
-def _mean_measured(values: Sequence[float | None]) -> float | None:
-    measured = [value for value in values if value is not None]
-    return fmean(measured) if measured else None
+def _levels(method: MethodSummary) -> dict[str, Any] | None:
+    """The levels over time of the first seed that has any."""
+    for run in method.runs:
+        found = [(at.step, at.levels) for at in run.evaluations if at.levels is not None]
+        if found:
+            return {
+                "seed": run.seed,
+                "tensor": found[-1][1].tensor,
+                "steps": [step for step, _ in found],
+                "versions": [levels.version for _, levels in found],
+                "values": [list(levels.values) for _, levels in found],
+            }
+    return None
+
+
+PANELS = {
+    "relative_error": ("Relative error", "Relative error of the aggregated gradient: |estimate \u2212 mean| / |mean|."),
+    "variance": (
+        "Normalised variance",
+        "Normalised variance of the aggregated gradient: E |estimate \u2212 E estimate|\u00b2 / |mean|\u00b2.",
+    ),
+    "coordinate_variance": (
+        "Variance of a coordinate",
+        "The same variance as a mean over coordinates, not normalised: E |estimate \u2212 E estimate|\u00b2 / n.",
+    ),
+    "bias": (
+        "Bias",
+        "Bias of the aggregated gradient, free of the draws\u2019 noise: |E estimate \u2212 mean| / |mean|. "
+        "With error feedback it counts what the memory adds.",
+    ),
+    "cosine": ("Cosine", "Cosine of the angle between the aggregated gradient and the mean."),
+    "symbol_entropy_bits": (
+        "Bits a symbol",
+        "Bits a symbol, as worker 0 sends them: entropy (line) and fixed width (dotted).",
+    ),
+    "bits_per_coordinate": (
+        "Bits a coordinate",
+        "Bits a coordinate, as sent by a worker: symbols, scales, indices, headers and what is agreed on.",
+    ),
+}
+"""The charts over steps: name and caption of each."""
+
+
+def panels(drawn: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The charts that some method has data for."""
+
+    def measured(name: str) -> bool:
+        return any(value is not None for method in drawn["methods"] for value in method["trend"].get(name, ()))
+
+    return {name: words for name, words in PANELS.items() if measured(name)}
 
 
 def _bits_text(bits_per_second: float) -> str:

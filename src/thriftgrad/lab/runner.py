@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -16,8 +18,8 @@ import torch
 
 from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.comparison import Comparison, ComparisonError
-from thriftgrad.lab.load import Evaluation, Tuning
-from thriftgrad.lab.training import train
+from thriftgrad.lab.load import Evaluation, Method, Tuning
+from thriftgrad.lab.training import train, train_plain
 
 TUNING_SEED = 1_000_003
 """A seed that no run of the comparison has."""
@@ -44,8 +46,9 @@ Report = Callable[[Progress], None]
 def execute(comparison: Comparison, folder: Path, cluster: Cluster, report: Report) -> None:
     """Tune if asked to, then do every (method, seed) that has no finished record in the folder.
 
-    A run that was cut short is begun again; only what follows the last "start" in its file counts. Every process of a
-    cluster calls this; the one with worker 0 writes. Raises ``ComparisonError`` for a file that is corrupt.
+    A run that was cut short is begun again; only what follows the last "start" in its file counts. Where plain SGD
+    trains, the runs of a seed are one training, so those that wait are done together. Every process of a cluster calls
+    this; the one with worker 0 writes. Raises ``ComparisonError`` for a file that is corrupt.
     """
     torch.set_num_threads(comparison.configuration.threads)
     if comparison.request.tune:
@@ -58,15 +61,29 @@ def execute(comparison: Comparison, folder: Path, cluster: Cluster, report: Repo
     }
     waiting = [run for run, path in paths.items() if not is_finished(path)]
     cluster.barrier()  # everybody looks before anybody writes
-    for done, (row, seed) in enumerate(waiting, start=len(paths) - len(waiting)):
-        write = _writer(paths[row, seed]) if cluster.writes else _silent
-        write({"kind": "start", "method": row.slug, "seed": seed, "time": datetime.now(UTC).isoformat()})
+    done = len(paths) - len(waiting)
+    for seed, rows in _together(waiting, comparison.request.on_sgd):
+        writers = [_writer(paths[row, seed]) if cluster.writes else _silent for row in rows]
+        for row, write in zip(rows, writers, strict=True):
+            write({"kind": "start", "method": row.slug, "seed": seed, "time": datetime.now(UTC).isoformat()})
         start = perf_counter()
-        for at in _evaluations(comparison, row.slug, cluster, seed, row.learning_rate, steps):
-            write({"kind": "eval"} | asdict(at))
-            report(Progress(f"seed {seed}: {row.label}", at.step, steps, done, len(paths), at.quality))
-        seconds, diverged = perf_counter() - start, at.quality is None
-        write({"kind": "end", "steps": at.step, "wall_seconds": seconds, "diverged": diverged})
+        label = f"seed {seed}: {'plain SGD' if comparison.request.on_sgd else rows[0].label}"
+        slugs = [row.slug for row in rows]
+        for each in _evaluations(comparison, slugs, cluster, seed, rows[0].learning_rate, steps):
+            for at, write in zip(each, writers, strict=True):
+                write({"kind": "eval"} | asdict(at))
+            report(Progress(label, each[0].step, steps, done, len(paths), each[0].quality))
+        seconds, diverged = perf_counter() - start, each[0].quality is None
+        for write in writers:
+            write({"kind": "end", "steps": each[0].step, "wall_seconds": seconds, "diverged": diverged})
+        done += len(rows)
+
+
+def _together(waiting: Sequence[tuple[Method, int]], on_sgd: bool) -> Iterator[tuple[int, list[Method]]]:
+    """The runs that one training does, with their seed: a single one, or all of the seed where plain SGD trains."""
+    for seed, runs in groupby(waiting, key=itemgetter(1)):
+        rows = [row for row, _ in runs]
+        yield from [(seed, rows)] if on_sgd else [(seed, [row]) for row in rows]
 
 
 def tune(comparison: Comparison, folder: Path, cluster: Cluster, report: Report) -> Comparison:
@@ -91,7 +108,7 @@ def tune(comparison: Comparison, folder: Path, cluster: Cluster, report: Report)
             if rate in known:
                 continue
             label, losses = f"learning rate {rate:g}: {row.label}", []
-            for at in _evaluations(comparison, row.slug, cluster, TUNING_SEED, rate, steps):
+            for (at,) in _evaluations(comparison, [row.slug], cluster, TUNING_SEED, rate, steps):
                 losses += [at.loss] if at.loss is not None else []  # there is none before the first step
                 report(Progress(label, at.step, steps, i * len(grid) + j, len(rows) * len(grid), at.quality))
             known[rate] = None if at.quality is None else fmean(losses[len(losses) // 2 :])
@@ -113,18 +130,21 @@ def is_finished(path: Path) -> bool:
 
 
 def _evaluations(
-    comparison: Comparison, slug: str, cluster: Cluster, seed: int, rate: float, steps: int
-) -> Iterator[Evaluation]:
-    return train(
-        comparison.task,
-        comparison.methods[slug],
-        cluster,
-        seed=seed,
-        learning_rate=rate,
-        steps=steps,
-        evaluate_every=comparison.configuration.evaluate_every,
-        links=comparison.links,
-    )
+    comparison: Comparison, slugs: Sequence[str], cluster: Cluster, seed: int, rate: float, steps: int
+) -> Iterator[tuple[Evaluation, ...]]:
+    """The evaluations of one training, one for each method."""
+    methods = [comparison.methods[slug] for slug in slugs]
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "learning_rate": rate,
+        "steps": steps,
+        "evaluate_every": comparison.configuration.evaluate_every,
+        "links": comparison.links,
+    }
+    if comparison.request.on_sgd:
+        return train_plain(comparison.task, methods, cluster, **settings)
+    (method,) = methods
+    return ((at,) for at in train(comparison.task, method, cluster, **settings))
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

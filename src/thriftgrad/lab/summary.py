@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -53,11 +54,60 @@ class Crossing:
 
 
 @dataclass(frozen=True)
+class Means:
+    """Means over evaluations of what ``distortion.py`` measures; None where no evaluation measured it.
+
+    ``bias`` is the length of the bias without the draws' noise: sqrt(mean(bias^2 - bias_floor^2)), 0 where that is
+    negative. ``bias_floor`` is the noise itself, in the root mean square. ``biased``: whether the bias stands out,
+    above half the noise or, over eight evaluations or more, by four standard errors of the squares' mean.
+    """
+
+    relative_error: float | None
+    variance: float | None
+    coordinate_variance: float | None
+    bias: float | None
+    bias_floor: float | None
+    cosine: float | None
+    bits_per_coordinate: float | None
+    symbol_width_bits: float | None
+    symbol_entropy_bits: float | None
+    biased: bool
+
+
+def means(evaluations: Sequence[Evaluation]) -> Means:
+    """The means over these evaluations, of any seeds and steps."""
+
+    def mean(of: Callable[[Evaluation], float | None]) -> float | None:
+        measured = [value for at in evaluations if (value := of(at)) is not None]
+        return fmean(measured) if measured else None
+
+    pairs = [(at.bias, at.bias_floor) for at in evaluations if at.bias is not None and at.bias_floor is not None]
+    squares = [bias**2 - floor**2 for bias, floor in pairs]
+    bias = sqrt(max(0.0, fmean(squares))) if squares else None
+    floor = sqrt(fmean(floor**2 for _, floor in pairs)) if pairs else None
+    chance = 4 * stdev(squares) / sqrt(len(squares)) if len(squares) >= 8 else inf
+    return Means(
+        relative_error=mean(lambda at: at.relative_error),
+        variance=mean(lambda at: at.variance),
+        coordinate_variance=mean(lambda at: at.coordinate_variance),
+        bias=bias,
+        bias_floor=floor,
+        cosine=mean(lambda at: at.cosine),
+        bits_per_coordinate=mean(lambda at: at.bits_per_coordinate),
+        symbol_width_bits=mean(lambda at: at.symbol_width_bits),
+        symbol_entropy_bits=mean(lambda at: at.symbol_entropy_bits),
+        # Sums of float32 leave 1e-7 of their length behind.
+        biased=bias is not None and floor is not None and bias > 1e-6 and (bias > floor / 2 or bias**2 > chance),
+    )
+
+
+@dataclass(frozen=True)
 class MethodSummary:
     """What one method reached and what it cost, over its seeds.
 
     ``quality`` is taken at the last evaluation of the finished runs alone; ``diverged`` and ``unfinished`` name the
-    seeds left out. Costs per step are means over all runs that advanced. Crossings keep the order of ``runs``.
+    seeds left out. Costs per step are means over all runs that advanced, ``means`` over all their evaluations.
+    Crossings keep the order of ``runs``.
     """
 
     method: Method
@@ -73,6 +123,7 @@ class MethodSummary:
     compute_seconds: float | None
     encode_seconds: float | None
     decode_seconds: float | None
+    means: Means
 
     def seeds(self, status: Status) -> tuple[int, ...]:
         """The seeds whose run ended in this way."""
@@ -90,6 +141,11 @@ class Summary:
 
     configuration: Configuration
     methods: tuple[MethodSummary, ...]
+
+    @property
+    def on_sgd(self) -> bool:
+        """Whether plain SGD trained and the methods looked on."""
+        return self.configuration.protocol == "on-sgd"
 
 
 def read_summary(directory: Path) -> Summary:
@@ -134,6 +190,7 @@ def _summarise_method(configuration: Configuration, method: Method, runs: tuple[
         compute_seconds=_per_step(runs, lambda at: at.compute_seconds),
         encode_seconds=_per_step(runs, lambda at: at.encode_seconds),
         decode_seconds=_per_step(runs, lambda at: at.decode_seconds),
+        means=means([at for run in runs for at in run.evaluations]),
     )
 
 

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from thriftgrad.lab.summary import Crossing, MethodSummary, Summary
+from thriftgrad.lab.summary import Crossing, Means, MethodSummary, Summary
 
 MISSING = "-"
 
@@ -78,11 +78,21 @@ def status_text(method: MethodSummary) -> str:
 
 def columns(summary: Summary) -> tuple[Column, ...]:
     """Every column after the method's name, in the order they are shown."""
-    task, methods = summary.configuration.task, summary.methods
-    spreads = [method.quality for method in methods]
-    links = [method.link for method in methods]
-    quality, bytes_, less = f"final {task.quality}", "link bytes per step", "times less than ring"
-    target, seconds = "to target", "seconds to target"
+    milliseconds = (
+        _numbers("ms per step", name, [None if each is None else each * 1000 for each in seconds], significant)
+        for name, seconds in (
+            ("encode", [method.encode_seconds for method in summary.methods]),
+            ("decode", [method.decode_seconds for method in summary.methods]),
+        )
+    )
+    if summary.on_sgd:
+        return (*_distortions(summary), *_bytes(summary), *milliseconds)
+    return (*_qualities(summary), *_bytes(summary), *_costs(summary), *milliseconds)
+
+
+def _qualities(summary: Summary) -> tuple[Column, ...]:
+    task, spreads = summary.configuration.task, [method.quality for method in summary.methods]
+    quality = f"final {task.quality}"
     return (
         _numbers(
             quality,
@@ -99,20 +109,59 @@ def columns(summary: Summary) -> tuple[Column, ...]:
             tuple(s.low if s else None for s in spreads),
             frozenset(),
         ),
+    )
+
+
+def _bytes(summary: Summary) -> tuple[Column, ...]:
+    methods = summary.methods
+    links = [method.link for method in methods]
+    bytes_, less = "link bytes per step", "times less than ring"
+    return (
         _numbers(bytes_, "up", [link.up if link else None for link in links], human_bytes),
         _numbers(bytes_, "down", [link.down if link else None for link in links], human_bytes),
         _numbers(bytes_, "sum", [link.both if link else None for link in links], human_bytes),
         _numbers(less, "fp32", [method.times_less_than_fp32 for method in methods], times_text),
         _numbers(less, "bf16", [method.times_less_than_bf16 for method in methods], times_text),
+    )
+
+
+def _costs(summary: Summary) -> tuple[Column, ...]:
+    methods, target, seconds = summary.methods, "to target", "seconds to target"
+    return (
         _crossings(target, "steps", [method.steps_to_target for method in methods], "{:,.0f}".format),
         _crossings(target, "bytes", [method.bytes_to_target for method in methods], human_bytes),
         *(
             _crossings(seconds, link.label, [method.seconds_to_target[link.label] for method in methods], significant)
             for link in summary.configuration.links
         ),
-        _numbers("ms per step", "encode", [_milliseconds(method.encode_seconds) for method in methods], significant),
-        _numbers("ms per step", "decode", [_milliseconds(method.decode_seconds) for method in methods], significant),
     )
+
+
+def _distortions(summary: Summary) -> tuple[Column, ...]:
+    found = [method.means for method in summary.methods]
+    error, bits = "error", "bits a coordinate and symbol"
+    return (
+        _numbers("variance", "normalised", [each.variance for each in found], significant),
+        _numbers("variance", "a coordinate", [each.coordinate_variance for each in found], significant),
+        _numbers(error, "relative", [each.relative_error for each in found], significant),
+        Column(
+            error,
+            "bias",
+            tuple(_bias_text(each) for each in found),
+            tuple(each.bias for each in found),
+            frozenset(),
+        ),
+        _numbers(error, "cosine", [each.cosine for each in found], "{:.4f}".format),
+        _numbers(bits, "sent", [each.bits_per_coordinate for each in found], significant),
+        _numbers(bits, "fixed width", [each.symbol_width_bits for each in found], significant),
+        _numbers(bits, "entropy", [each.symbol_entropy_bits for each in found], significant),
+    )
+
+
+def _bias_text(found: Means) -> str:
+    if found.bias is None or found.bias_floor is None:
+        return MISSING
+    return significant(found.bias) if found.biased else f"<{significant(max(1e-6, found.bias_floor / 2))}"
 
 
 def column_groups(summary: Summary) -> list[list[Column]]:
@@ -157,10 +206,6 @@ def times_text(ratio: float) -> str:
     return f"{significant(ratio)}x"
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000
-
-
 def notes(summary: Summary) -> tuple[str, ...]:
     """The rules behind the numbers, one sentence or two each; every rendering of the table carries them."""
     c = summary.configuration
@@ -174,16 +219,36 @@ def notes(summary: Summary) -> tuple[str, ...]:
     else:
         mode = "every worker is a real process on this machine"
     fp32, bf16 = human_bytes(c.baseline_bytes.fp32.both), human_bytes(c.baseline_bytes.bf16.both)
-    return (
+    less = (
+        f"Times less than ring: against a ring all-reduce of the gradients, both directions, in fp32 ({fp32} a step) "
+        f"and in bf16 ({bf16})."
+    )
+    task = (
         f"Task {c.task.name}: {c.parameters:,} parameters, {c.workers} worker{'s' if c.workers > 1 else ''}, {seeds}, "
-        f"{c.steps} steps of batch {c.batch_size} per worker, {sampled} samples a run; {mode}.",
+        f"{c.steps} steps of batch {c.batch_size} per worker, {sampled} samples a run; {mode}."
+    )
+    if summary.on_sgd:
+        return (
+            task,
+            "Protocol: plain SGD trained one model for each seed, and every method was measured on those same "
+            f"gradients, one step in {c.evaluate_every}; nobody applied its estimates, but memory and levels went along.",
+            "Variance: of the aggregated estimate about its own mean, at fixed gradients; normalised by |mean|^2, or "
+            "the mean over coordinates. Relative error: |estimate - mean| / |mean|.",
+            "Bias: |E estimate - mean| / |mean|, free of the draws' noise, or <x where it does not stand out from it; "
+            "with error feedback it counts what the memory adds, and so does the relative error.",
+            "Bits: sent, all that a worker hands in, over the coordinates; fixed width and entropy are of one symbol, "
+            "where symbols travel. All are means over evaluations and seeds.",
+            "Bytes: link bytes of one worker, mean over workers; 1 kB = 1000 bytes.",
+            less,
+        )
+    return (
+        task,
         f"Target: {target_text(summary)}, at the first evaluation that meets it (one every {c.evaluate_every} steps); "
         "mean over seeds, given only where every seed meets it.",
         "Final quality: last evaluation of the finished runs; std is the sample standard deviation over seeds.",
         "Bytes: link bytes of one worker, mean over workers; bytes to target are up and down together; "
         "1 kB = 1000 bytes.",
-        f"Times less than ring: against a ring all-reduce of the gradients, both directions, in fp32 ({fp32} a step) "
-        f"and in bf16 ({bf16}).",
+        less,
         "Seconds: compute, encode and decode of one worker, measured on this machine, plus the modelled link, one "
         "after the other: no overlap.",
     )

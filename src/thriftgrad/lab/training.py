@@ -1,4 +1,4 @@
-"""One training run: the same loop for simulated workers and for real processes."""
+"""Training runs: one loop for simulated workers and real processes, for methods that train and methods that look on."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thriftgrad.aggregate import TensorState
-from thriftgrad.comm import Ledger, LinkModel, Observer, Round, all_reduce
+from thriftgrad.aggregate import Aggregator, TensorState
+from thriftgrad.comm import Ledger, LinkModel, Round
 from thriftgrad.core import Key, TensorSpec
 from thriftgrad.lab.cluster import Cluster
+from thriftgrad.lab.distortion import Measurement, levels_of, mean_gradient, measure
 from thriftgrad.lab.load import Evaluation
+from thriftgrad.recipes import sgd
 from thriftgrad.tasks.task import Batch, Task
 from thriftgrad.train.method import Method
 
+Gradients = Sequence[Sequence[Tensor]]
 States = tuple[TensorState, ...]
+
+PLAIN = sgd()
+"""Who trains the model while other methods look on: float32 gradients, momentum 0.9."""
 
 
 @dataclass
@@ -27,7 +34,6 @@ class Meter:
 
     links: dict[str, LinkModel]
     ledger: Ledger = field(default_factory=Ledger)
-    compute_seconds: float = 0.0
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
     link_seconds: dict[str, float] = field(default_factory=dict)
@@ -42,6 +48,24 @@ class Meter:
             self.encode_seconds += seconds
         for label, link in self.links.items():
             self.link_seconds[label] = self.link_seconds.get(label, 0.0) + link.seconds(finished)
+
+
+@dataclass
+class Exchange:
+    """One aggregator along a trajectory: its states, one of each local worker, and its books."""
+
+    aggregator: Aggregator[Any]
+    cluster: Cluster
+    states: list[States]
+    meter: Meter
+    measurement: Measurement = Measurement()
+
+    def estimate(self, gradients: Gradients, key: Key) -> list[Tensor]:
+        """One step's estimate of the mean; the states advance and the books are kept."""
+        comms = [self.aggregator.aggregate(g, state, key) for g, state in zip(gradients, self.states, strict=True)]
+        results = self.cluster.exchange(comms, self.meter)
+        self.states = [state for _, state in results]
+        return results[0][0]
 
 
 def train(
@@ -60,68 +84,115 @@ def train(
     All replicas are equal, so one model serves the local workers. Ends early, with a quality of None, once the loss or
     a parameter is no longer finite.
     """
+    for (at,) in _trajectory(task, method, (), cluster, seed, learning_rate, steps, evaluate_every, links):
+        yield at
+
+
+def train_plain(
+    task: Task,
+    methods: Sequence[Method],
+    cluster: Cluster,
+    *,
+    seed: int,
+    learning_rate: float,
+    steps: int,
+    evaluate_every: int,
+    links: dict[str, LinkModel],
+) -> Iterator[tuple[Evaluation, ...]]:
+    """Train one model by ``PLAIN`` while every method exchanges the same gradients and nobody applies the result.
+
+    Yields as ``train`` does, an evaluation for each method: quality, loss and compute seconds are plain SGD's,
+    everything else is the method's own. Memories and levels advance as if the estimates had been applied.
+    """
+    return _trajectory(task, PLAIN, methods, cluster, seed, learning_rate, steps, evaluate_every, links)
+
+
+def _trajectory(
+    task: Task,
+    lead: Method,
+    onlookers: Sequence[Method],
+    cluster: Cluster,
+    seed: int,
+    learning_rate: float,
+    steps: int,
+    evaluate_every: int,
+    links: dict[str, LinkModel],
+) -> Iterator[tuple[Evaluation, ...]]:
+    """Train by ``lead``; evaluations of the onlookers, or of the lead if there are none."""
     model = task.build(seed)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     specs = [TensorSpec.of(p, name) for name, p in parameters.items()]
-    optimizer = method.optimizer(parameters.values(), learning_rate)
-    states = [method.aggregator.init(specs) for _ in cluster.ranks]
+    optimizer = lead.optimizer(parameters.values(), learning_rate)
     batches = [task.batches(seed, rank, cluster.world) for rank in cluster.ranks]
-    meter = Meter(links)
+    exchanges = [
+        Exchange(each.aggregator, cluster, [each.aggregator.init(specs) for _ in cluster.ranks], Meter(links))
+        for each in (lead, *onlookers)
+    ]
+    compute_seconds = 0.0
     losses: list[list[float]] = [[nan] for _ in cluster.ranks]  # of each local worker, since the last evaluation
 
-    def evaluation(step: int, quality: float | None, error: float | None, variance: float | None) -> Evaluation:
-        loss_here = sum(sum(each) / len(each) for each in losses) / len(losses)
-        local = [loss_here, meter.compute_seconds, meter.encode_seconds, meter.decode_seconds]
-        loss, compute, encode, decode = cluster.mean(local)
-        return Evaluation(
-            step=step,
-            samples=step * task.batch_size * cluster.world,
-            loss=loss if isfinite(loss) else None,
-            quality=quality if quality is not None and isfinite(quality) else None,
-            payload_up_bytes=meter.ledger.payload_up_bytes,
-            payload_down_bytes=meter.ledger.payload_down_bytes,
-            up_bytes=meter.ledger.up_bytes,
-            down_bytes=meter.ledger.down_bytes,
-            compute_seconds=compute,
-            encode_seconds=encode,
-            decode_seconds=decode,
-            link_seconds={label: meter.link_seconds.get(label, 0.0) for label in links},
-            relative_error=error,
-            variance=variance,
-        )
+    def evaluations(step: int, quality: float | None) -> tuple[Evaluation, ...]:
+        reported = exchanges[1:] or exchanges
+        return tuple(_evaluation(task, each, step, quality, losses, compute_seconds) for each in reported)
 
-    def aggregate(given: list[States], key: Key, observe: Observer | None) -> list[tuple[list[Tensor], States]]:
-        comms = [method.aggregator.aggregate(g, state, key) for g, state in zip(gradients, given, strict=True)]
-        return cluster.exchange(comms, observe)
-
-    yield evaluation(0, task.evaluate(model), None, None)
+    yield evaluations(0, task.evaluate(model))
     losses = [[] for _ in cluster.ranks]
     for step in range(1, steps + 1):
         start = perf_counter()
         gradients = local_gradients(task, model, batches, losses)
-        meter.compute_seconds += (perf_counter() - start) / len(cluster.ranks)
+        compute_seconds += (perf_counter() - start) / len(cluster.ranks)
         cluster.follow(model.buffers())
 
         key, measured = Key(seed).fold(step - 1), step % evaluate_every == 0 or step == steps
-        if measured:
-            again = aggregate(states, key.fold("again"), None)[0][0]
-        results = aggregate(states, key, meter)
-        estimate, states = results[0][0], [state for _, state in results]
+        before = [each.states for each in exchanges]
+        estimates = [each.estimate(gradients, key) for each in exchanges]
 
         start = perf_counter()
-        for parameter, gradient in zip(parameters.values(), estimate, strict=True):
+        for parameter, gradient in zip(parameters.values(), estimates[0], strict=True):
             parameter.grad = gradient
         optimizer.step()
-        meter.compute_seconds += perf_counter() - start
+        compute_seconds += perf_counter() - start
 
         (loss,) = cluster.mean([sum(each[-1] for each in losses)])
         if not isfinite(loss) or not _finite(parameters.values()):
-            yield evaluation(step, None, None, None)
+            for each in exchanges:
+                each.measurement = Measurement()
+            yield evaluations(step, None)
             return
         if measured:
-            error, variance = distortion(cluster, gradients, estimate, again)
-            yield evaluation(step, task.evaluate(model), error, variance)
+            mean, looked = mean_gradient(cluster, gradients), slice(1 if onlookers else 0, None)
+            for each, states, estimate in zip(exchanges[looked], before[looked], estimates[looked], strict=True):
+                each.measurement = measure(cluster, each.aggregator, gradients, states, key, mean, estimate)
+            yield evaluations(step, task.evaluate(model))
             losses = [[] for _ in cluster.ranks]
+
+
+def _evaluation(
+    task: Task, exchange: Exchange, step: int, quality: float | None, losses: list[list[float]], compute_seconds: float
+) -> Evaluation:
+    cluster, meter = exchange.cluster, exchange.meter
+    loss_here = sum(sum(each) / len(each) for each in losses) / len(losses)
+    loss, compute, encode, decode = cluster.mean(
+        [loss_here, compute_seconds, meter.encode_seconds, meter.decode_seconds]
+    )
+    return Evaluation(
+        step=step,
+        samples=step * task.batch_size * cluster.world,
+        loss=loss if isfinite(loss) else None,
+        quality=quality if quality is not None and isfinite(quality) else None,
+        payload_up_bytes=meter.ledger.payload_up_bytes,
+        payload_down_bytes=meter.ledger.payload_down_bytes,
+        up_bytes=meter.ledger.up_bytes,
+        down_bytes=meter.ledger.down_bytes,
+        compute_seconds=compute,
+        encode_seconds=encode,
+        decode_seconds=decode,
+        link_seconds={label: meter.link_seconds.get(label, 0.0) for label in meter.links},
+        **vars(exchange.measurement.distortion),
+        **vars(exchange.measurement.symbols),
+        bits_per_coordinate=exchange.measurement.bits_per_coordinate,
+        levels=levels_of(exchange.states[0]),
+    )
 
 
 def local_gradients(
@@ -150,23 +221,6 @@ def local_gradients(
 def _restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
-
-
-def distortion(
-    cluster: Cluster, gradients: Sequence[Sequence[Tensor]], estimate: list[Tensor], again: list[Tensor]
-) -> tuple[float | None, float | None]:
-    """The relative error |estimate - mean| / |mean| and the variance E|estimate - E estimate|^2 / |mean|^2.
-
-    The variance comes from two estimates under independent keys: half their squared distance.
-    """
-    flat = [torch.cat([x.reshape(-1).to(torch.float64) for x in each]) for each in gradients]
-    mean = cluster.exchange([all_reduce(each) for each in flat])[0] / cluster.world
-    one, two = (torch.cat([x.reshape(-1).to(torch.float64) for x in each]) for each in (estimate, again))
-    length = float(mean.norm())
-    if not length > 0:
-        return None, None
-    error, variance = float((one - mean).norm()) / length, float((one - two).square().sum()) / 2 / length**2
-    return (error, variance) if isfinite(error) and isfinite(variance) else (None, None)
 
 
 def _finite(parameters: Iterable[Tensor]) -> bool:
