@@ -18,10 +18,11 @@ MODULES = sorted(path for path in ROOT.rglob("*.py"))
 # Each part may import from itself, from the parts of the rows above it, and from those named beside it.
 LAYERS: dict[str, set[str]] = {"core": set()}
 LAYERS["kernels"] = {"core"}
+LAYERS["theory"] = set()
 LAYERS["comm"] = {"core"}
 LAYERS["wire"] = {"core", "kernels"}
-LAYERS["compress"] = {"core", "kernels"}
-LAYERS["aggregate"] = {"core", "kernels", "comm", "wire", "compress"}
+LAYERS["compress"] = {"core", "kernels", "theory"}
+LAYERS["aggregate"] = {"core", "kernels", "comm", "wire", "compress", "theory"}
 LAYERS["train"] = {*LAYERS["aggregate"], "aggregate"}
 LAYERS["recipes"] = {*LAYERS["train"], "train"}
 LAYERS["vocabulary"] = {*LAYERS["recipes"], "recipes"}
@@ -35,8 +36,10 @@ MAY_TALK = ("comm/run.py", "train/", "lab/")
 
 PUBLIC = [
     *("Key", "TensorSpec", "Payload", "PayloadError", "Identity", "Cast", "QSGD", "TopK", "RandomK", "Sign"),
+    *("NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
+    *("NaturalCompression", "OneBit", "EDEN", "DRIVE", "Elias", "Huffman", "GolombRice", "ANS", "Zstd"),
     *("ErrorFeedback", "Shrink", "AllReduce", "AllGather", "ScatterReduce", "ParameterServer", "PowerSGD", "Partition"),
-    *("simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "wire"),
+    *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
 ]
 
 

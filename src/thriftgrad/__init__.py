@@ -9,49 +9,124 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thriftgrad import recipes, wire
-    from thriftgrad.aggregate import AllGather, AllReduce, ParameterServer, Partition, PowerSGD, ScatterReduce
+    from thriftgrad import recipes, theory, wire
+    from thriftgrad.aggregate import (
+        AllGather,
+        AllReduce,
+        ParameterServer,
+        Partition,
+        PowerSGD,
+        ScatterReduce,
+        SymbolServer,
+    )
     from thriftgrad.comm import Ledger, LinkModel, run, simulate
-    from thriftgrad.compress import QSGD, Cast, Identity, RandomK, Sign, TopK
+    from thriftgrad.compress import (
+        ALQ,
+        ALQ_N,
+        AMQ,
+        AMQ_N,
+        DRIVE,
+        EDEN,
+        NUQSGD,
+        QSGD,
+        Cast,
+        Identity,
+        Lloyd,
+        NaturalCompression,
+        OneBit,
+        Quantizer,
+        RandomK,
+        Sign,
+        TernGrad,
+        TopK,
+    )
     from thriftgrad.core import ErrorFeedback, Key, Payload, PayloadError, Shrink, TensorSpec
     from thriftgrad.train import attach
     from thriftgrad.vocabulary import parse
+    from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALQ",
+    "ALQ_N",
+    "AMQ",
+    "AMQ_N",
+    "ANS",
+    "DRIVE",
+    "EDEN",
+    "NUQSGD",
     "QSGD",
     "AllGather",
     "AllReduce",
     "Cast",
+    "Elias",
     "ErrorFeedback",
+    "GolombRice",
+    "Huffman",
     "Identity",
     "Key",
     "Ledger",
     "LinkModel",
+    "Lloyd",
+    "NaturalCompression",
+    "OneBit",
     "ParameterServer",
     "Partition",
     "Payload",
     "PayloadError",
     "PowerSGD",
+    "Quantizer",
     "RandomK",
     "ScatterReduce",
     "Shrink",
     "Sign",
+    "SymbolServer",
     "TensorSpec",
+    "TernGrad",
     "TopK",
+    "Zstd",
     "attach",
     "parse",
     "recipes",
     "run",
     "simulate",
+    "theory",
     "wire",
 ]
 
 _HOMES = {
     "thriftgrad.core": ("ErrorFeedback", "Key", "Payload", "PayloadError", "Shrink", "TensorSpec"),
-    "thriftgrad.compress": ("QSGD", "Cast", "Identity", "RandomK", "Sign", "TopK"),
-    "thriftgrad.aggregate": ("AllGather", "AllReduce", "ParameterServer", "Partition", "PowerSGD", "ScatterReduce"),
+    "thriftgrad.wire.coders": ("ANS", "Elias", "GolombRice", "Huffman", "Zstd"),
+    "thriftgrad.compress": (
+        "ALQ",
+        "ALQ_N",
+        "AMQ",
+        "AMQ_N",
+        "DRIVE",
+        "EDEN",
+        "NUQSGD",
+        "QSGD",
+        "Cast",
+        "Identity",
+        "Lloyd",
+        "NaturalCompression",
+        "OneBit",
+        "Quantizer",
+        "RandomK",
+        "Sign",
+        "TernGrad",
+        "TopK",
+    ),
+    "thriftgrad.aggregate": (
+        "AllGather",
+        "AllReduce",
+        "ParameterServer",
+        "Partition",
+        "PowerSGD",
+        "ScatterReduce",
+        "SymbolServer",
+    ),
     "thriftgrad.comm": ("Ledger", "LinkModel", "run", "simulate"),
     "thriftgrad.train": ("attach",),
     "thriftgrad.vocabulary": ("parse",),
@@ -59,7 +134,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("recipes", "wire"):
+    if name in ("recipes", "theory", "wire"):
         return importlib.import_module(f"thriftgrad.{name}")
     for home, names in _HOMES.items():
         if name in names:

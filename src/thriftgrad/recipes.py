@@ -14,13 +14,51 @@ from __future__ import annotations
 
 from typing import Literal
 
-from thriftgrad.aggregate import AllGather, AllReduce, LocalMomentum, ParameterServer, PowerSGD
-from thriftgrad.compress import QSGD, Cast, Identity, RandomK, Sign, TopK, Vote
+from thriftgrad.aggregate import AllGather, AllReduce, LocalMomentum, ParameterServer, PowerSGD, SymbolServer
+from thriftgrad.compress import (
+    ALQ,
+    ALQ_N,
+    AMQ,
+    AMQ_N,
+    DRIVE,
+    EDEN,
+    NUQSGD,
+    QSGD,
+    Cast,
+    Identity,
+    NaturalCompression,
+    OneBit,
+    RandomK,
+    Sign,
+    TernGrad,
+    TopK,
+    Vote,
+)
 from thriftgrad.core import ErrorFeedback
 from thriftgrad.core.expression import nearest
 from thriftgrad.train.method import Method
 
-__all__ = ["ef_sign_sgd", "power_sgd", "qsgd", "qsgd_inf", "random_k", "sgd", "sign_sgd", "signum", "top_k"]
+__all__ = [
+    "alq",
+    "alq_n",
+    "amq",
+    "amq_n",
+    "drive",
+    "eden",
+    "ef_sign_sgd",
+    "natural",
+    "nuqsgd",
+    "one_bit_sgd",
+    "power_sgd",
+    "qsgd",
+    "qsgd_inf",
+    "random_k",
+    "sgd",
+    "sign_sgd",
+    "signum",
+    "terngrad",
+    "top_k",
+]
 
 
 def sgd(precision: Literal["fp32", "bf16", "fp16"] = "fp32", momentum: float = 0.9) -> Method:
@@ -57,6 +95,113 @@ def qsgd_inf(bits: int = 4, bucket: int = 512, momentum: float = 0.9) -> Method:
     """
     paper = "Alistarh et al., QSGD, NeurIPS 2017, arXiv:1610.02132"
     return Method(AllGather(QSGD(bits=bits, bucket=bucket, norm="linf")), momentum=momentum, paper=paper)
+
+
+def nuqsgd(bits: int = 4, bucket: int = 8192, momentum: float = 0.9) -> Method:
+    """Gradients rounded without bias to powers of two of each bucket's l2 norm, gathered by all.
+
+    No memory; momentum sits after aggregation, as in the paper's experiments.
+    Ramezani-Kebrya et al., NUQSGD, JMLR 2021, arXiv:1908.06077. Differs: symbols travel at fixed width, where the paper
+    adds Elias codes: AllGather(NUQSGD(...) >> Elias(sparse=True)).
+    """
+    paper = "Ramezani-Kebrya et al., NUQSGD, JMLR 2021, arXiv:1908.06077"
+    return Method(AllGather(NUQSGD(bits=bits, bucket=bucket)), momentum=momentum, paper=paper)
+
+
+def terngrad(clip: float | None = 2.5, momentum: float = 0.9) -> Method:
+    """Three levels on each tensor's largest magnitude over all workers, after clipping; symbols are added at a server.
+
+    The server's answer takes one of 2 N + 1 levels, so both directions are compressed and no error is made on the way
+    back. ``clip=None``: without clipping. No memory; momentum sits after aggregation.
+    Wen et al., TernGrad, NeurIPS 2017, arXiv:1705.07878. Differs: the last layer is quantised like the others.
+    """
+    paper = "Wen et al., TernGrad, NeurIPS 2017, arXiv:1705.07878"
+    return Method(SymbolServer(TernGrad(clip=clip)), momentum=momentum, paper=paper)
+
+
+def alq(bits: int = 3, bucket: int = 8192, include_zero: bool = True, momentum: float = 0.9) -> Method:
+    """Gradients rounded without bias to the levels of least variance for them, gathered by all.
+
+    The whole DDP bucket (in a simulation, the whole model) is one vector with one set of levels, fitted at steps 0,
+    100, 2000 and every 10,000th. No memory; momentum sits after aggregation.
+    Faghri et al., Adaptive Gradient Quantization, NeurIPS 2020, arXiv:2010.12460. Differs: the distribution is the
+    histogram of the gradients themselves, and the last, shorter bucket is quantised like the others.
+    """
+    quantizer = ALQ(bits=bits, bucket=bucket, include_zero=include_zero, per_tensor=False)
+    return Method(AllGather(quantizer), momentum=momentum, paper=_FAGHRI)
+
+
+def alq_n(bits: int = 3, bucket: int = 8192, include_zero: bool = True, momentum: float = 0.9) -> Method:
+    """ALQ with every bucket counted alike, whatever its norm; momentum sits after aggregation.
+
+    Faghri et al., Adaptive Gradient Quantization, NeurIPS 2020, arXiv:2010.12460. Differs as ``alq`` does.
+    """
+    quantizer = ALQ_N(bits=bits, bucket=bucket, include_zero=include_zero, per_tensor=False)
+    return Method(AllGather(quantizer), momentum=momentum, paper=_FAGHRI)
+
+
+def amq(bits: int = 3, bucket: int = 8192, include_zero: bool = False, momentum: float = 0.9) -> Method:
+    """Gradients rounded without bias to powers of the multiplier that is best for them, gathered by all.
+
+    One vector and one multiplier for the whole DDP bucket, as in ``alq``. No memory; momentum sits after aggregation.
+    Faghri et al., Adaptive Gradient Quantization, NeurIPS 2020, arXiv:2010.12460. Differs as ``alq`` does.
+    """
+    quantizer = AMQ(bits=bits, bucket=bucket, include_zero=include_zero, per_tensor=False)
+    return Method(AllGather(quantizer), momentum=momentum, paper=_FAGHRI)
+
+
+def amq_n(bits: int = 3, bucket: int = 8192, include_zero: bool = False, momentum: float = 0.9) -> Method:
+    """AMQ with every bucket counted alike, whatever its norm; momentum sits after aggregation.
+
+    Faghri et al., Adaptive Gradient Quantization, NeurIPS 2020, arXiv:2010.12460. Differs as ``alq`` does.
+    """
+    quantizer = AMQ_N(bits=bits, bucket=bucket, include_zero=include_zero, per_tensor=False)
+    return Method(AllGather(quantizer), momentum=momentum, paper=_FAGHRI)
+
+
+_FAGHRI = "Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, NeurIPS 2020, arXiv:2010.12460"
+
+
+def natural(momentum: float = 0.9) -> Method:
+    """Each coordinate's sign and a power of two, 9 bits, gathered by all. No memory; momentum sits after aggregation.
+
+    Horvath et al., Natural Compression, 2019, arXiv:1905.10988. Differs: it is not applied a second time on the way
+    back.
+    """
+    paper = "Horvath et al., Natural Compression, 2019, arXiv:1905.10988"
+    return Method(AllGather(NaturalCompression()), momentum=momentum, paper=paper)
+
+
+def one_bit_sgd(bucket: int = 512, momentum: float = 0.9) -> Method:
+    """The sign of gradient plus memory, with the means of each bucket's two halves, gathered by all.
+
+    The memory is in gradient units; momentum sits after aggregation.
+    Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014. Differs: buckets of coordinates, where the paper
+    has columns, and the mean goes back as it is; bounds for such a memory: Karimireddy et al., 2019, arXiv:1901.09847.
+    """
+    paper = "Seide et al., 1-Bit SGD, Interspeech 2014; Karimireddy et al., ICML 2019, arXiv:1901.09847"
+    aggregator = AllGather(ErrorFeedback(OneBit(bucket=bucket)))
+    return Method(aggregator, momentum=momentum, learning_rate_scale=0.3, paper=paper)
+
+
+def eden(bits: int = 2, momentum: float = 0.9) -> Method:
+    """Each tensor rotated at random and rounded to the best levels for a Gaussian, gathered by all.
+
+    No memory; momentum sits after aggregation. Every worker has a rotation of its own, so that errors average out.
+    Vargaftik et al., EDEN, ICML 2022, arXiv:2108.08842.
+    """
+    paper = "Vargaftik et al., EDEN, ICML 2022, arXiv:2108.08842"
+    return Method(AllGather(EDEN(bits=bits)), momentum=momentum, paper=paper)
+
+
+def drive(momentum: float = 0.9) -> Method:
+    """The signs of each tensor after a random rotation, one bit a coordinate, gathered by all.
+
+    No memory; momentum sits after aggregation. Every worker has a rotation of its own, so that errors average out.
+    Vargaftik et al., DRIVE, NeurIPS 2021, arXiv:2105.08339.
+    """
+    paper = "Vargaftik et al., DRIVE, NeurIPS 2021, arXiv:2105.08339"
+    return Method(AllGather(DRIVE()), momentum=momentum, paper=paper)
 
 
 def top_k(fraction: float = 0.01, momentum: float = 0.9) -> Method:

@@ -12,12 +12,13 @@ from thriftgrad.core import ErrorFeedback, Shrink
 from thriftgrad.core.compressor import Expression
 from thriftgrad.core.expression import evaluate
 from thriftgrad.train.method import Method
+from thriftgrad.wire import coders
 
 
 def names() -> dict[str, Callable[..., Any]]:
-    """Everything an expression may call: what ``compress`` and ``aggregate`` import, their wrappers, recipes, links."""
+    """Everything an expression may call: compressors, coders, aggregators, their wrappers, recipes and links."""
     words: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (ErrorFeedback, Shrink, Method, LinkModel)}
-    for module in (compress, aggregate):
+    for module in (compress, coders, aggregate):
         words |= {name: thing for name, thing in vars(module).items() if _is_constructor(thing)}
     return words | {name: getattr(recipes, name) for name in recipes.__all__}
 

@@ -8,6 +8,7 @@ from thriftgrad.aggregate.partition import Partition
 from thriftgrad.aggregate.power_sgd import PowerSGD
 from thriftgrad.aggregate.scatter_reduce import ScatterReduce
 from thriftgrad.aggregate.server import ParameterServer
+from thriftgrad.aggregate.symbol_server import SymbolServer
 
 __all__ = [
     "Aggregator",
@@ -18,5 +19,6 @@ __all__ = [
     "Partition",
     "PowerSGD",
     "ScatterReduce",
+    "SymbolServer",
     "TensorState",
 ]

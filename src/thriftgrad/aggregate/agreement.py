@@ -19,7 +19,7 @@ def agreed(
     """The states with which to compress these tensors, after two rounds for those that are ``due``.
 
     First the greatest of everybody's ``peaks``, then the sum of everybody's ``counts``. The counts are integers, so
-    neither the order of summation nor the number of processes changes a bit, and every worker solves for the same levels.
+    the order of summation changes no bit, and every worker solves for the same levels.
     """
     due = [i for i, state in enumerate(states) if compressor.due(state)]
     if not due:

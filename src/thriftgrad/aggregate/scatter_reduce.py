@@ -48,7 +48,7 @@ class ScatterReduce(Aggregator[Shards]):
         check_compressor(self.down, "ScatterReduce (down)")
         if self.down.shares_scale:
             raise ValueError(
-                f"ScatterReduce (down): {self.down!r} shares its scales among workers, who each hold another shard here; "
+                f"ScatterReduce (down): {self.down!r} shares its scales among workers, who each hold another shard; "
                 "use shared_scale=False."
             )
 

@@ -1,10 +1,36 @@
 """Compressors, one method (or one tight family) to a file; importing it here is all the registration there is."""
 
+from thriftgrad.compress.adaptive import ALQ, ALQ_N, AMQ, AMQ_N, Lloyd
 from thriftgrad.compress.cast import Cast
 from thriftgrad.compress.identity import Identity
-from thriftgrad.compress.quantize import QSGD
+from thriftgrad.compress.natural import NaturalCompression
+from thriftgrad.compress.one_bit import OneBit
+from thriftgrad.compress.quantize import NUQSGD, QSGD
+from thriftgrad.compress.quantizer import Quantizer
 from thriftgrad.compress.random_k import RandomK
+from thriftgrad.compress.rotated import DRIVE, EDEN
 from thriftgrad.compress.sign import Sign, Vote
+from thriftgrad.compress.terngrad import TernGrad
 from thriftgrad.compress.top_k import TopK
 
-__all__ = ["QSGD", "Cast", "Identity", "RandomK", "Sign", "TopK", "Vote"]
+__all__ = [
+    "ALQ",
+    "ALQ_N",
+    "AMQ",
+    "AMQ_N",
+    "DRIVE",
+    "EDEN",
+    "NUQSGD",
+    "QSGD",
+    "Cast",
+    "Identity",
+    "Lloyd",
+    "NaturalCompression",
+    "OneBit",
+    "Quantizer",
+    "RandomK",
+    "Sign",
+    "TernGrad",
+    "TopK",
+    "Vote",
+]

@@ -67,7 +67,7 @@ class Chain(Compressor[Pair, Pair]):
         shared_a, shared_b = shared or (None, None)
         first = self.first.layout(spec, shared_a)
         second = self.second.layout(first.carrier, shared_b)
-        return Layout(spec, second.carrier, (first.side, second.side), repr(self), shared)
+        return Layout(spec, second.carrier, (first.side, second.side), repr(self), _pair(first.shared, second.shared))
 
     def compress(self, x: Tensor, state: Pair, key: Key) -> tuple[Payload[Pair], Pair]:
         return self.compress_carrier(x, TensorSpec.of(x), state, key)
@@ -87,8 +87,7 @@ class Chain(Compressor[Pair, Pair]):
         )
 
     def shared(self, state: Pair) -> Any:
-        pair = self.first.shared(state[0]), self.second.shared(state[1])
-        return None if pair == (None, None) else pair
+        return _pair(self.first.shared(state[0]), self.second.shared(state[1]))
 
     def due(self, state: Pair) -> bool:
         return self.first.due(state[0]) or self.second.due(state[1])
@@ -160,6 +159,10 @@ class Chain(Compressor[Pair, Pair]):
         length = self.first.layout(TensorSpec((n,))).carrier.numel
         bound: float | None = getattr(self.second, claim)(length)
         return bound
+
+
+def _pair(first: Any, second: Any) -> Pair | None:
+    return None if first is None and second is None else (first, second)
 
 
 @dataclass(frozen=True, repr=False)

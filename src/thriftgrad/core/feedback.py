@@ -32,8 +32,8 @@ class ErrorFeedback(Compressor[Memory, Any]):
     |e| <= 2 sqrt(1 - delta) / delta * max |x|, in the root mean square. A tensor with a NaN or an infinity is passed on
     and never enters it. Linear if C is.
 
-    Raises ``ValueError`` if C claims no contraction or is not per tensor, or decay lies outside (0, 1]; ``TypeError`` for tensors that are
-    not floating point.
+    Raises ``ValueError`` if C claims no contraction or takes all tensors as one, or decay lies outside (0, 1];
+    ``TypeError`` for tensors that are not floating point.
     Stich et al., Sparsified SGD with Memory, 2018, arXiv:1809.07599; Karimireddy et al., 2019, arXiv:1901.09847.
     """
 
@@ -65,7 +65,7 @@ class ErrorFeedback(Compressor[Memory, Any]):
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         inner = self.compressor.layout(spec.with_dtype(torch.float32), shared)
-        return Layout(spec, inner.carrier, inner.side, repr(self), shared)
+        return Layout(spec, inner.carrier, inner.side, repr(self), inner.shared)
 
     def compress(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory]:
         y = self._corrected(x, state)

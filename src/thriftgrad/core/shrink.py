@@ -44,7 +44,7 @@ class Shrink(Compressor[Any, Any]):
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         inner = self.compressor.layout(spec, shared)
-        return Layout(spec, inner.carrier, inner.side, repr(self), shared)
+        return Layout(spec, inner.carrier, inner.side, repr(self), inner.shared)
 
     def compress(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
         payload, after = self.compressor.compress(x, state, key)

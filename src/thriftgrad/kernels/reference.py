@@ -56,6 +56,55 @@ def round_stochastic(x: Tensor, seed: int) -> Tensor:
     return low + (x - low > threshold.clamp_max(1 - 2.0**-16)).to(x.dtype)
 
 
+def round_to_levels(x: Tensor, levels: Tensor, seed: int) -> Tensor:
+    """The number of the level below each element, or above it with probability equal to the fraction of the way.
+
+    x: float32[n] within the levels, levels: float32[L] ascending -> uint8[n] (int64 for L > 256). Like
+    ``round_stochastic``: E = x to within 2**-16 of the gap, and what stands on a level stays there.
+    """
+    below = torch.bucketize(x, levels[1:-1], right=True)
+    low, high = levels[below], levels[below + 1]
+    threshold = (uniform16(x.numel(), seed, x.device).to(torch.float32) + 0.5) * 2.0**-16
+    above = x - low > threshold.clamp_max(1 - 2.0**-16) * (high - low)
+    return (below + above).to(torch.uint8 if levels.numel() <= 256 else torch.int64)
+
+
+def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
+    """The number of the level nearest to each element, the lower one in the middle: float32[n] -> uint8[n]."""
+    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+
+
+def round_to_powers(x: Tensor, seed: int) -> Tensor:
+    """The biased exponent (0 ... 254, of float32) of the power of two below each magnitude, or above it at random.
+
+    x: finite float32[n] -> int64[n]; E 2**(exponent - 127) = |x| to within 2**-17 |x|. Exponent 0 stands for zero; what
+    is at 2**127 or above goes down, since the next power is no float32.
+    """
+    bits = x.abs().view(torch.int32).to(torch.int64)
+    exponent, mantissa = bits >> 23, bits & 0x7FFFFF
+    above = mantissa > (uniform16(x.numel(), seed, x.device) << 7) + 64
+    return (exponent + above).clamp_max(254)
+
+
+def hadamard(rows: Tensor) -> Tensor:
+    """Each row times the Walsh-Hadamard matrix of its length d, over sqrt(d): its own inverse.
+
+    rows: float32[m, d], d a power of two.
+    """
+    m, d = rows.shape
+    half = 1
+    while half < d:
+        pairs = rows.view(m, d // (2 * half), 2, half)
+        rows = torch.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), 2).view(m, d)
+        half *= 2
+    return rows / math.sqrt(d)
+
+
+def random_signs(n: int, seed: int, device: torch.device = CPU) -> Tensor:
+    """n random signs, float32[n]: +1 or -1."""
+    return (uniform16(n, seed, device) & 1).to(torch.float32) * 2 - 1
+
+
 def normal(n: int, seed: int, device: torch.device = CPU) -> Tensor:
     """n standard normal float32 numbers by the Box-Muller transform; computed on the CPU, so equal on all devices."""
     words = philox(-(-n // 2), seed).to(torch.float64)

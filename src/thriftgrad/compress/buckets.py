@@ -1,0 +1,65 @@
+"""Buckets: the runs of coordinates that share one scale."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Norm = Literal["l2", "linf"]
+
+
+class Scales(NamedTuple):
+    """The side information of a bucketed quantiser."""
+
+    scale: Tensor  # float32[ceil(n / bucket)]
+
+
+def check_bucket(name: str, bucket: int | None) -> None:
+    """``ValueError`` unless a bucket holds something."""
+    if bucket is not None and bucket < 1:
+        raise ValueError(f"{name}: bucket must be at least 1, got {bucket}.")
+
+
+def check_norm(name: str, norm: str) -> None:
+    """``ValueError`` for a norm that is not known."""
+    if norm not in ("l2", "linf"):
+        raise ValueError(f'{name}: norm must be "l2" or "linf", got {norm!r}.')
+
+
+def width(n: int, bucket: int | None) -> int:
+    """Coordinates in a bucket of a tensor of n; ``None``: all of them."""
+    return max(1, n if bucket is None else min(bucket, n))
+
+
+def count(n: int, bucket: int | None) -> int:
+    """How many buckets there are.
+
+    >>> count(1025, 512), count(0, 512), count(1025, None)
+    (3, 0, 1)
+    """
+    return -(-n // width(n, bucket))
+
+
+def rows(flat: Tensor, bucket: int | None) -> Tensor:
+    """Buckets as rows, the last one filled with zeros."""
+    columns = width(flat.numel(), bucket)
+    return torch.nn.functional.pad(flat, (0, -flat.numel() % columns)).view(-1, columns)
+
+
+def norms(buckets: Tensor, norm: Norm) -> Tensor:
+    """The norm of each row, float32; NaN where the row holds a NaN or an infinity."""
+    if norm == "linf":
+        lengths = buckets.abs().amax(1) if buckets.numel() else buckets.new_zeros(0)
+    else:
+        # float64, because the square of 1e30 is no float32, and that of 1e-30 is zero.
+        lengths = torch.linalg.vector_norm(buckets, dim=1, dtype=torch.float64)
+        lengths = lengths.clamp_max(torch.finfo(torch.float32).max).to(torch.float32)
+    return torch.where(buckets.isfinite().all(1), lengths, torch.nan)
+
+
+def normalised(buckets: Tensor, scale: Tensor) -> Tensor:
+    """The rows over their scales, within [-1, 1]; zero where the scale is zero or NaN."""
+    divisor = torch.where(scale > 0, scale, 1.0)  # NaN is not above 0: its bucket becomes NaN on the way back
+    return (buckets / divisor[:, None]).clamp(-1.0, 1.0).nan_to_num(0.0)

@@ -1,0 +1,126 @@
+"""The family of quantisers: buckets, a scale for each, sorted levels, unbiased rounding, packed symbols."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from thriftgrad import kernels, theory
+from thriftgrad.compress import buckets
+from thriftgrad.compress.buckets import Norm, Scales
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
+
+State = TypeVar("State")
+
+
+def check_bits(name: str, bits: int, include_zero: bool) -> None:
+    """``ValueError`` unless so many bits make levels of both signs, and zero where it is wanted."""
+    least = 2 if include_zero else 1
+    if not least <= bits <= 8:
+        advice = "; one bit has no zero, so write include_zero=False" if bits == 1 else ""
+        raise ValueError(f"{name}: bits must lie in {least} ... 8 (sign included), got {bits}{advice}.")
+
+
+class LevelQuantizer(Compressor[State, Scales]):
+    """C(x)_i = c times one of the two levels around x_i / c, at random so that E C(x)_i = x_i.
+
+    c is the norm of the bucket of consecutive coordinates that x_i lies in; the last bucket may be shorter and is
+    quantised like any other. Levels are sorted, from -1 to 1. Variance of a coordinate: c**2 (up - u)(u - low).
+    Wire: n symbols of ceil(log2 L) bits and one float32 per bucket.
+
+    A member of the family says what its ``table`` of levels is; the rest is here. A bucket of zeros decompresses to
+    zeros, one with a NaN or an infinity to NaN, and a bucket of one coordinate is exact.
+    """
+
+    bucket: int | None  # None: the whole tensor
+    norm: Norm
+
+    @abstractmethod
+    def table(self, shared: Any = None) -> Tensor:
+        """The levels, float32[L], ascending from -1 to 1; ``shared`` is the codebook of an adaptive member."""
+
+    def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
+        levels = self.table(shared)
+        zero = (levels == 0).nonzero().view(-1).tolist()
+        symbols = TensorSpec(
+            (spec.numel,), torch.uint8, spec.device, alphabet=levels.numel(), zero=zero[0] if zero else None
+        )
+        scales = TensorSpec((buckets.count(spec.numel, self.bucket),), torch.float32, spec.device)
+        return Layout(spec, symbols, Scales(scales), repr(self), shared)  # type: ignore[arg-type]  # a tree of specs
+
+    def compress(self, x: Tensor, state: State, key: Key) -> tuple[Payload[Scales], State]:
+        rows = buckets.rows(floats(x, self), self.bucket)
+        scale = buckets.norms(rows, self.norm)
+        shared = self.shared(state)
+        seed = key.fold(type(self).__name__).seed
+        symbols = self._rounded(buckets.normalised(rows, scale).reshape(-1), shared, seed)[: x.numel()]
+        return Payload(symbols, Scales(scale), self.layout(TensorSpec.of(x), shared)), self._next(state)
+
+    def _rounded(self, u: Tensor, shared: Any, seed: int) -> Tensor:
+        """The symbols of normalised coordinates."""
+        return kernels.round_to_levels(u, self.table(shared).to(u.device), seed)
+
+    def _next(self, state: State) -> State:
+        return state
+
+    def decompress(self, payload: Payload[Scales]) -> Tensor:
+        spec = payload.layout.spec
+        levels = self.table(payload.layout.shared).to(payload.carrier.device)
+        rows = buckets.rows(levels[payload.carrier.to(torch.int64)], self.bucket)
+        values = (rows * payload.side.scale[:, None]).reshape(-1)[: spec.numel]
+        return values.to(spec.dtype).view(spec.shape)
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, repr=False)
+class Quantizer(LevelQuantizer[None]):
+    """Unbiased rounding to any levels of your own.
+
+    ``levels``: magnitudes from 0 to 1, used with both signs, or signed levels from -1 to 1 (a grid without 0 must be
+    given so). Everything else as in the family: C(x)_i = c times the level below or above x_i / c.
+    Wire: n symbols of ceil(log2 L) bits and one float32 per bucket of ``bucket`` coordinates.
+    ``per_tensor=False``: all tensors of a call (a DDP bucket, or the model) are quantised as one vector.
+
+    Claims: unbiased; omega = the exact worst case of the levels, for min(n, bucket) coordinates; for linf too,
+    whose scale is never longer.
+
+    Raises ``ValueError`` for levels that are not sorted, finite, distinct and from 0 or -1 to 1, or more than 256
+    of them, a bucket below 1 or another norm; ``TypeError`` for tensors that are not floating point.
+    The general grid of Faghri et al., ALQ and AMQ, NeurIPS 2020, arXiv:2010.12460.
+
+    >>> import torch; from thriftgrad import Key
+    >>> payload, _ = Quantizer(levels=(0, 0.1, 1)).compress(torch.randn(1024), None, Key(0))
+    >>> payload.layout.carrier.alphabet, payload.nbytes  # 5 symbols in 3 bits, two norms
+    (5, 392)
+    """
+
+    levels: tuple[float, ...]
+    bucket: int = 512
+    norm: Norm = "l2"
+    per_tensor: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        theory.check_levels(self.levels, "Quantizer")
+        if len(self.table()) > 256:
+            raise ValueError(
+                f"Quantizer: a symbol is one byte at most, got {len(self.table())} levels; give up to 256."
+            )
+        buckets.check_bucket("Quantizer", self.bucket)
+        buckets.check_norm("Quantizer", self.norm)
+
+    def init(self, spec: TensorSpec) -> None:
+        return None
+
+    def table(self, shared: Any = None) -> Tensor:
+        return torch.from_numpy(theory.signed(self.levels)).to(torch.float32)
+
+    def variance_bound(self, n: int) -> float:
+        return theory.worst_case_variance(self.levels, buckets.width(n, self.bucket))
