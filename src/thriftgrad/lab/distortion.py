@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator, TensorState
-from thriftgrad.comm import Ledger, all_reduce
+from thriftgrad.comm import all_reduce
 from thriftgrad.core import Compressor, Key, Payload
 from thriftgrad.core.compressor import Expression
 from thriftgrad.lab.cluster import Cluster
@@ -64,15 +64,10 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that is measured at an evaluation.
-
-    ``bits_per_coordinate``: what a worker hands to collectives in this step, mean over the local workers: carriers,
-    sides, headers and whatever is agreed on.
-    """
+    """Everything that is measured at an evaluation."""
 
     distortion: Distortion = Distortion()
     symbols: Symbols = Symbols()
-    bits_per_coordinate: float | None = None
 
 
 def measure(
@@ -91,22 +86,18 @@ def measure(
     Symbols are those that worker 0 sends up. Every process of a cluster calls this.
     """
     payloads: list[Payload[Any]] = []
-    ledger = Ledger()
+    unseen = [aggregator for _ in cluster.ranks]
     seen = [watched(aggregator, payloads) if rank == 0 else aggregator for rank in cluster.ranks]
 
     def again(draw: int) -> list[Tensor]:
-        first = draw == 1
         comms = [
             each.aggregate(given, state, key.fold("again", draw))
-            for each, given, state in zip(
-                seen if first else [aggregator] * len(gradients), gradients, states, strict=True
-            )
+            for each, given, state in zip(seen if draw == 1 else unseen, gradients, states, strict=True)
         ]
-        return cluster.exchange(comms, ledger if first else None)[0][0]
+        return cluster.exchange(comms)[0][0]
 
     estimates = (flat(estimate) if draw == 0 else flat(again(draw)) for draw in range(draws))
-    found = distortion(mean, estimates)
-    return Measurement(found, symbols(payloads), 8 * ledger.payload_up_bytes / mean.numel())
+    return Measurement(distortion(mean, estimates), symbols(payloads))
 
 
 def mean_gradient(cluster: Cluster, gradients: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -132,8 +132,9 @@ class Levels:
 class Evaluation:
     """One ``eval`` record; bytes and seconds are cumulative, of one worker.
 
-    ``distortion.py`` defines what stands after ``link_seconds``; what was not measured is None, or left out in records
-    of earlier versions.
+    ``distortion.py`` defines what stands after ``link_seconds``, and ``bits_per_coordinate`` is what a worker handed to
+    collectives since the evaluation before, per step and coordinate. What was not measured is None, or left out in
+    records of earlier versions.
     """
 
     step: int

@@ -159,7 +159,8 @@ PANELS = {
     ),
     "bits_per_coordinate": (
         "Bits a coordinate",
-        "Bits a coordinate, as sent by a worker: symbols, scales, indices, headers and what is agreed on.",
+        "Bits a step and coordinate that a worker hands in: symbols, scales, indices, headers and what is agreed on, "
+        "mean since the evaluation before.",
     ),
 }
 """The charts over steps: name and caption of each."""

@@ -231,13 +231,13 @@ def notes(summary: Summary) -> tuple[str, ...]:
         return (
             task,
             "Protocol: plain SGD trained one model for each seed, and every method was measured on those same "
-            f"gradients, one step in {c.evaluate_every}; nobody applied its estimates, but memory and levels went along.",
+            f"gradients, one step in {c.evaluate_every}; its estimates were not applied, but its state went along.",
             "Variance: of the aggregated estimate about its own mean, at fixed gradients; normalised by |mean|^2, or "
             "the mean over coordinates. Relative error: |estimate - mean| / |mean|.",
             "Bias: |E estimate - mean| / |mean|, free of the draws' noise, or <x where it does not stand out from it; "
             "with error feedback it counts what the memory adds, and so does the relative error.",
-            "Bits: sent, all that a worker hands in, over the coordinates; fixed width and entropy are of one symbol, "
-            "where symbols travel. All are means over evaluations and seeds.",
+            "Bits: sent, all that a worker hands in, per step and coordinate; fixed width and entropy are of one "
+            "symbol, where symbols travel. All are means over evaluations and seeds.",
             "Bytes: link bytes of one worker, mean over workers; 1 kB = 1000 bytes.",
             less,
         )

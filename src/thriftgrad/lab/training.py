@@ -59,6 +59,7 @@ class Exchange:
     states: list[States]
     meter: Meter
     measurement: Measurement = Measurement()
+    told: tuple[int, float] = (0, 0.0)  # the step and the payload bytes of the last evaluation
 
     def estimate(self, gradients: Gradients, key: Key) -> list[Tensor]:
         """One step's estimate of the mean; the states advance and the books are kept."""
@@ -66,6 +67,13 @@ class Exchange:
         results = self.cluster.exchange(comms, self.meter)
         self.states = [state for _, state in results]
         return results[0][0]
+
+    def bits_per_coordinate(self, step: int) -> float | None:
+        """What a worker has handed to collectives since the last call, per step and coordinate."""
+        (before, told), sent = self.told, self.meter.ledger.payload_up_bytes
+        self.told = step, sent
+        elements = sum(state.spec.numel for state in self.states[0])
+        return 8 * (sent - told) / (step - before) / elements if step > before else None
 
 
 def train(
@@ -190,7 +198,7 @@ def _evaluation(
         link_seconds={label: meter.link_seconds.get(label, 0.0) for label in meter.links},
         **vars(exchange.measurement.distortion),
         **vars(exchange.measurement.symbols),
-        bits_per_coordinate=exchange.measurement.bits_per_coordinate,
+        bits_per_coordinate=exchange.bits_per_coordinate(step),
         levels=levels_of(exchange.states[0]),
     )
 
