@@ -1,5 +1,6 @@
 """What a request resolves to, and which folders it may go on in."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -53,6 +54,10 @@ def refused(pattern):
         ({"methods": ()}, "compare: name at least one method, such as sgd, qsgd or power_sgd(rank=4)."),
         ({"target": float("nan")}, "compare: the target is a quality to reach, got nan."),
         ({"target": float("inf")}, "compare: the target is a quality to reach, got inf."),
+        (
+            {"on_sgd": True, "tune": True},
+            "compare: --on-sgd trains by plain SGD at the task's learning rate, got --tune too; leave one out.",
+        ),
     ],
 )
 def test_a_request_that_makes_no_sense(changes, sentence):
@@ -76,9 +81,10 @@ def test_the_default_folder_is_a_function_of_the_request_alone():
             {"tune": True},
             {"processes": True},
             {"data_dir": "x"},
+            {"on_sgd": True},
         )
     ]
-    assert len({each.default_folder() for each in [request(), *others]}) == 10
+    assert len({each.default_folder() for each in [request(), *others]}) == 11
 
 
 def test_what_follows_from_a_request():
@@ -190,6 +196,7 @@ def test_a_folder_remembers(tmp_path):
         ({"steps": None}, "steps is 20 there and None here"),
         ({"methods": ("sgd",)}, "methods is ['sgd', 'qsgd'] there and ['sgd'] here"),
         ({"target": 0.5, "seeds": 1}, "seeds is 2 there and 1 here; target is None there and 0.5 here"),
+        ({"on_sgd": True}, "on_sgd is False there and True here"),
     ],
 )
 def test_a_folder_of_another_request_is_refused(tmp_path, changes, difference):
@@ -249,3 +256,32 @@ def test_a_configuration_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         replace(comparison, configuration=replace(comparison.configuration, steps=1)).save(tmp_path)
     assert (tmp_path / "comparison.json").read_bytes() == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["comparison.json", "runs"]
+
+
+def test_a_method_cannot_train_where_it_was_looking_on(tmp_path):
+    prepare(resolve(request(on_sgd=True)), tmp_path)
+    with refused(f"compare: {tmp_path} holds another comparison (on_sgd is True there and False here); choose another"):
+        prepare(resolve(request()), tmp_path)
+
+
+def test_a_folder_from_before_there_were_onlookers_goes_on(tmp_path):
+    prepare(resolve(request()), tmp_path)
+    file = tmp_path / "comparison.json"
+    settings = json.loads(file.read_text())
+    del settings["protocol"], settings["request"]["on_sgd"]
+    file.write_text(json.dumps(settings))
+    assert prepare(resolve(request()), tmp_path).configuration.protocol == "trained"
+    with refused("on_sgd is False there and True here"):
+        prepare(resolve(request(on_sgd=True)), tmp_path)
+
+
+def test_the_digest_of_a_request_without_onlookers_is_what_it_was():
+    """So that the default folder of an older comparison is found again."""
+    text = json.dumps({k: v for k, v in vars(request()).items() if k != "on_sgd"}, sort_keys=True)
+    assert request().digest == hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def test_onlookers_have_plain_sgds_learning_rate():
+    own, looking = (resolve(request(methods=("signum",), on_sgd=each)).configuration for each in (False, True))
+    assert (own.protocol, looking.protocol) == ("trained", "on-sgd")
+    assert looking.methods[0].learning_rate == load("digits").learning_rate != own.methods[0].learning_rate

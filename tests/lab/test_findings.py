@@ -90,3 +90,41 @@ def test_a_target_met_before_training_is_no_ratio(tmp_path):
     assert found(tmp_path, runs)[0] == (
         "sgd reaches test accuracy ≥ 0.95 in the fewest bytes, 0 B per worker; the seeds do not separate sgd from qsgd."
     )
+
+
+def looked_on(error, variance, bias, floor, **changes):
+    return finished(
+        "x",
+        0,
+        EARLY,
+        relative_error=error,
+        variance=variance,
+        bias=bias,
+        bias_floor=floor,
+        bytes_a_step=20.0,
+        **changes,
+    )
+
+
+def test_where_plain_sgd_trained_nobody_wins_a_race(tmp_path):
+    runs = {
+        ("sgd", 0): finished("sgd", 0, EARLY, bytes_a_step=400.0, relative_error=1e-8, variance=0.0, bias=1e-8),
+        ("fine", 0): looked_on(0.3, 0.09, 0.15, 0.15, bits_per_coordinate=3.07),
+        ("rough", 0): looked_on(1.2, 1.44, 0.6, 0.6),
+        ("top", 0): looked_on(0.9, 0.0, 0.9, 0.0),
+    }
+    runs = {(slug, 0): [start(slug, 0), *run[1:]] for (slug, _), run in runs.items()}
+    assert found(tmp_path, runs, protocol="on-sgd") == (
+        "On the gradients of plain SGD, fine comes closest to their mean among the methods that send less than bf16: "
+        "a relative error of 0.300, at 3.07 bits a coordinate.",
+        "No bias seen, by normalised variance: fine 0.0900, rough 1.44.",
+        "Biased, by |E estimate - mean| / |mean|: top 0.900.",
+        "Plain SGD itself ends at a mean test accuracy of 0.9700.",
+    )
+
+
+def test_plain_sgd_among_methods_that_send_no_less(tmp_path):
+    runs = {("sgd", 0): finished("sgd", 0, EARLY, bytes_a_step=400.0)}
+    assert (
+        found(tmp_path, runs, protocol="on-sgd")[0] == "On the gradients of plain SGD, no method sent less than bf16."
+    )

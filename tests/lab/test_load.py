@@ -67,6 +67,30 @@ def test_a_run_may_end_diverged(tmp_path):
     assert run.status == "diverged"
 
 
+def test_what_compression_did_is_read_and_may_be_missing(tmp_path):
+    levels = {"tensor": "w", "version": 2, "values": [0, 0.25, 1]}
+    measured = {"coordinate_variance": 1e-9, "bias": 0.2, "bias_floor": 0.1, "cosine": -0.5, "levels": levels}
+    records = [start("sgd", 0), evaluation(0, 0.1), evaluation(10, 0.9, **measured), end(10)]
+    first, last = one_run(tmp_path, records).evaluations
+    assert (first.coordinate_variance, first.bias, first.bits_per_coordinate, first.levels) == (None,) * 4
+    assert (last.coordinate_variance, last.bias, last.bias_floor, last.cosine) == (1e-9, 0.2, 0.1, -0.5)
+    assert (last.levels.tensor, last.levels.version, last.levels.values) == ("w", 2, (0, 0.25, 1))
+
+
+def test_a_comparison_that_does_not_say_is_of_methods_that_trained(tmp_path):
+    configured, _ = load(write(tmp_path, configuration([method("sgd")], seeds=[0]), {("sgd", 0): WHOLE}))
+    assert configured.protocol == "trained"
+
+
+def test_an_unknown_protocol(tmp_path):
+    write(tmp_path, configuration([method("sgd")], protocol="sideways"), {})
+    fails(
+        tmp_path,
+        "DIR/comparison.json: field 'protocol' is wrong (input should be 'trained' or 'on-sgd'); "
+        "run the comparison again.",
+    )
+
+
 def fails(tmp_path, message):
     with pytest.raises(RecordsError) as caught:
         load(tmp_path)

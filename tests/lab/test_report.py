@@ -9,7 +9,7 @@ import pytest
 
 from lab.fabricate import FAST, SLOW, configuration, end, evaluation, finished, method, realistic, start, write
 from thriftgrad.lab.load import RecordsError
-from thriftgrad.lab.report import ReportError, charts, write_report
+from thriftgrad.lab.report import PANELS, ReportError, charts, write_report
 from thriftgrad.lab.summary import read_summary
 from thriftgrad.lab.table import columns, notes
 
@@ -110,7 +110,7 @@ def test_controls_and_charts_have_names(page):
     assert [e[1]["value"] for e in page.all("input", name="cost")] == ["steps", "bytes", "seconds"]
     assert page.text("option") == ["20mbit,5ms", SLOW, FAST]
     plots = [e for e in page.all("div") if e[1].get("role") == "img"]
-    assert [e[1]["id"] for e in plots] == ["quality", "relative_error", "variance"]
+    assert [e[1]["id"] for e in plots] == ["quality", *PANELS, "levels-11"]
     assert all(e[1]["aria-label"] for e in plots)
     assert len([e for e in page.all("button") if "data-method" in e[1]]) == 12
     ids = [e[1]["id"] for e in page.elements if "id" in e[1]]
@@ -155,7 +155,8 @@ def test_the_charts_data_survive_the_page(directory, page):
 def test_colours_follow_the_method_everywhere(page):
     swatches = [e[1]["style"] for e in page.all("svg")]
     expected = [f"--c: var(--m{index % 7})" for index in range(12)]
-    assert swatches == expected * 3  # legend, table, cards
+    table, cards = expected, expected
+    assert swatches == expected + table + [expected[11]] + cards  # after the legend; method 11 has levels
 
 
 def test_curves_by_hand(tmp_path):
@@ -182,6 +183,78 @@ def test_curves_by_hand(tmp_path):
     # mean of 0.25 and 0.5 at step 10: the run that did not measure it is left out
     assert a["trend"]["relative_error"] == [0.25, 0.375, 0.375]
     assert a["trend"]["variance"] == [None, None, None]
+    assert a["levels"] is None
+
+
+def test_charts_without_data_are_absent(tmp_path):
+    runs = {("a", 0): finished("a", 0, [0.1, 0.9], relative_error=0.5, cosine=0.8)}
+    page = Page(page_of(tmp_path, [method("a")], runs))
+    plots = [e[1]["id"] for e in page.all("div") if e[1].get("role") == "img"]
+    assert plots == ["quality", "relative_error", "cosine"]
+    assert "Levels over time" not in page.text("h3")
+
+
+def test_without_any_measurement_there_is_no_section_on_it(tmp_path):
+    runs = {("a", 0): finished("a", 0, [0.1, 0.9], relative_error=None)}
+    page = Page(page_of(tmp_path, [method("a")], runs))
+    assert [e[1]["id"] for e in page.all("div") if e[1].get("role") == "img"] == ["quality"]
+    assert "What compression does to the gradient" not in page.text("h2")
+
+
+def test_trends_and_levels_by_hand(tmp_path):
+    def run(seed, biases, levels):
+        changes = [
+            {"bias": bias, "bias_floor": 0.3, "variance": 0.36, "levels": each}
+            for bias, each in zip(biases, levels, strict=True)
+        ]
+        return [start("a", seed), *(evaluation(10 * i, 0.9, **each) for i, each in enumerate(changes)), end(20)]
+
+    one, two = ({"tensor": "w", "version": v, "values": [0, inner, 1]} for v, inner in ((1, 0.5), (2, 0.25)))
+    runs = {
+        ("a", 0): run(0, [None, 0.5, 0.3], [None] * 3),
+        ("a", 1): run(1, [None, 0.5, 0.2], [one, one, two]),
+    }
+    settings = configuration([method("a")], seeds=[0, 1])
+    (a,) = charts(read_summary(write(tmp_path, settings, runs)))["methods"]
+    assert a["trend"]["bias"] == pytest.approx([None, 0.4, 0.0])  # squares without the noise's
+    assert a["trend"]["bias_floor"] == pytest.approx([None, 0.3, 0.3])
+    assert a["levels"] == {
+        "seed": 1,
+        "tensor": "w",
+        "steps": [0, 10, 20],
+        "versions": [1, 1, 2],
+        "values": [[0, 0.5, 1], [0, 0.5, 1], [0, 0.25, 1]],
+    }
+
+
+def test_a_bias_that_may_be_chance_is_drawn_nowhere(tmp_path):
+    runs = {("a", 0): finished("a", 0, [0.1, 0.9], bias=0.32, bias_floor=0.3)}
+    (a,) = charts(read_summary(write(tmp_path, configuration([method("a")], seeds=[0]), runs)))["methods"]
+    assert a["trend"]["bias"] == [0, 0]
+
+
+def page_of(tmp_path, methods, runs, **changes):
+    directory = write(tmp_path, configuration(methods, seeds=[0], **changes), runs)
+    return write_report(directory, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_plain_sgd_trained_the_page_says_so(tmp_path):
+    runs = {(slug, 0): finished(slug, 0, [0.1, 0.96], variance=0.5) for slug in ("a", "b")}
+    page = Page(page_of(tmp_path, [method("a"), method("b")], runs, protocol="on-sgd"))
+    assert "The training that the gradients come from" in page.text("h2")
+    assert page.all("input", name="cost") == []
+    told = dict(zip(page.text("dt"), page.text("dd"), strict=True))
+    assert told["protocol"] == "plain SGD trains, the methods look on"
+    assert told["learning rate"] == "0.1, plain SGD's"
+    assert len([e for e in page.all("button") if "data-method" in e[1]]) == 2
+    assert any("the same for all methods" in text for text in page.text("p"))
+    assert json.loads(page_script(page, 0))["on_sgd"] is True
+
+
+def test_where_methods_trained_the_page_says_so(page):
+    told = dict(zip(page.text("dt"), page.text("dd"), strict=True))
+    assert told["protocol"] == "each method trains a model of its own"
+    assert any("on its own gradients" in text for text in page.text("p"))
 
 
 def test_whatever_a_label_holds_stays_text(tmp_path):

@@ -7,19 +7,19 @@ from statistics import fmean
 
 import pytest
 
-from lab.toys import toy, trained
+from lab.toys import looked_on, toy, trained
 from thriftgrad import parse
 from thriftgrad.lab import runner
 from thriftgrad.lab.cluster import Simulated
 from thriftgrad.lab.comparison import Comparison, ComparisonError, Request, prepare, resolve
 from thriftgrad.lab.load import load, read_configuration
 from thriftgrad.lab.runner import GRID, TUNING_SEED, execute, is_finished
-from thriftgrad.lab.training import train
+from thriftgrad.lab.training import train, train_plain
 
 
-def comparison(tmp_path, *methods, seeds=2, steps=20, tune=False, evaluate_every=10, **task):
+def comparison(tmp_path, *methods, seeds=2, steps=20, tune=False, evaluate_every=10, on_sgd=False, **task):
     """A comparison of two workers on the toy."""
-    request = Request(methods, "digits", 2, seeds, steps, ("100mbit,1ms",), None, tune, False, None)
+    request = Request(methods, "digits", 2, seeds, steps, ("100mbit,1ms",), None, tune, False, None, on_sgd)
     asked = resolve(request)
     settings = replace(asked.configuration, evaluate_every=evaluate_every)
     return prepare(Comparison(request, settings, toy(**task), asked.methods, asked.links), tmp_path)
@@ -236,3 +236,60 @@ def test_only_the_process_with_worker_0_writes(tmp_path):
     execute(asked, tmp_path, Second(2), lambda sign: None)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["comparison.json", "runs", "tuning"]
     assert read_configuration(tmp_path) == asked.configuration
+
+
+def test_where_plain_sgd_trains_one_training_writes_the_runs_of_all_methods(tmp_path, monkeypatch):
+    trainings = []
+
+    def counted(task, methods, *args, **settings):
+        trainings.append((len(methods), settings["seed"], settings["learning_rate"]))
+        return train_plain(task, methods, *args, **settings)
+
+    monkeypatch.setattr(runner, "train_plain", counted)
+    asked = comparison(tmp_path, "top_k", "qsgd", "ef_sign_sgd", on_sgd=True)
+    signs = done(asked, tmp_path)
+    assert trainings == [(3, 0, 0.1), (3, 1, 0.1)]
+    assert [(sign.label, sign.step, sign.done, sign.total) for sign in signs] == [
+        (f"seed {seed}: plain SGD", step, 3 * seed, 6) for seed in (0, 1) for step in (0, 10, 20)
+    ]
+    methods = [parse(text) for text in ("top_k", "qsgd", "ef_sign_sgd")]
+    expected = looked_on(asked.task, methods, steps=20, seed=1, evaluate_every=10, links=asked.links)
+    for slug, evaluations in zip(("top-k", "qsgd", "ef-sign-sgd"), expected, strict=True):
+        written = records(tmp_path / "runs" / f"{slug}-seed1.jsonl")
+        assert [record["kind"] for record in written] == ["start", "eval", "eval", "eval", "end"]
+        for record, at in zip(written[1:-1], evaluations, strict=True):
+            assert (record["quality"], record["variance"], record["bias"]) == (at.quality, at.variance, at.bias)
+            assert (record["coordinate_variance"], record["cosine"]) == (at.coordinate_variance, at.cosine)
+    configuration, runs = load(tmp_path)
+    assert configuration.protocol == "on-sgd"
+    assert [row.learning_rate for row in configuration.methods] == [0.1] * 3  # plain SGD's
+    assert [run.status for run in runs] == ["finished"] * 6
+
+
+def test_an_onlooker_cut_short_is_done_again_and_the_others_are_left(tmp_path):
+    asked = comparison(tmp_path, "sgd", "qsgd", "sign_sgd", seeds=1, on_sgd=True)
+    done(asked, tmp_path)
+    paths = sorted((tmp_path / "runs").iterdir())
+    whole, text = untimed(paths[0]), paths[0].read_bytes()
+    others = [path.read_bytes() for path in paths[1:]]
+    paths[0].write_bytes(text[: len(text) // 2])
+    kept = text[: len(text) // 2].count(b"\n")
+    signs = done(asked, tmp_path)
+    assert {(sign.label, sign.done, sign.total) for sign in signs} == {("seed 0: plain SGD", 2, 3)}
+    assert untimed(paths[0]) == whole[:kept] + whole
+    assert [path.read_bytes() for path in paths[1:]] == others
+    assert done(asked, tmp_path) == []
+
+
+def test_a_diverged_training_is_everybodys(tmp_path):
+    asked = comparison(tmp_path, "sgd", "qsgd", seeds=1, on_sgd=True)
+    rows = tuple(replace(row, learning_rate=3e38) for row in asked.configuration.methods)
+    done(replace(asked, configuration=replace(asked.configuration, methods=rows)), tmp_path)
+    assert [records(path)[-1]["diverged"] for path in (tmp_path / "runs").iterdir()] == [True, True]
+
+
+def test_levels_survive_the_records(tmp_path):
+    done(comparison(tmp_path, "AllGather(ALQ(bits=2, update_at=(0, 12)))", seeds=1), tmp_path)
+    _, (run,) = load(tmp_path)
+    assert [at.levels.version for at in run.evaluations] == [1, 2, 3]
+    assert all(at.levels.values == (-1.0, 0.0, 1.0) for at in run.evaluations)

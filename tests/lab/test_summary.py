@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.fabricate import FAST, SLOW, configuration, end, evaluation, finished, method, realistic, start, write
-from thriftgrad.lab.summary import RecordsError, load, read_summary, summarise
+from thriftgrad.lab.load import Evaluation
+from thriftgrad.lab.summary import RecordsError, load, means, read_summary, summarise
 
 # First evaluations at 0.95 or above: steps 20, 10 and 30; the dip of the first run after step 20 changes nothing.
 SGD = {
@@ -163,3 +164,43 @@ def test_importing_the_report_imports_nothing_heavy():
 def test_the_error_is_the_one_that_load_raises(tmp_path):
     with pytest.raises(RecordsError, match="There is no comparison"):
         read_summary(tmp_path)
+
+
+def at(step, **measured):
+    plain = {name: value for name, value in evaluation(step, 0.5).items() if name != "kind"}
+    return Evaluation(**(plain | {"relative_error": None} | measured))
+
+
+def test_means_leave_out_what_was_not_measured():
+    found = means([at(0), at(10, variance=1.0, cosine=0.5, symbol_width_bits=3.0), at(20, variance=3.0, cosine=1.0)])
+    assert (found.variance, found.cosine, found.symbol_width_bits) == (2, 0.75, 3)
+    assert (found.relative_error, found.bias, found.bias_floor, found.biased) == (None, None, None, False)
+
+
+def test_a_bias_is_free_of_its_noise():
+    found = means([at(10, bias=0.5, bias_floor=0.4), at(20, bias=1.3, bias_floor=0.5)])
+    assert found.bias == pytest.approx(np.sqrt((0.3**2 + 1.2**2) / 2))
+    assert found.bias_floor == pytest.approx(np.sqrt((0.4**2 + 0.5**2) / 2))
+    assert means([at(10, bias=0.3, bias_floor=0.4)]).bias == 0
+
+
+@pytest.mark.parametrize(
+    ("bias", "floor", "biased"),
+    [(0.5, 0.0, True), (1e-7, 0.0, False), (0.0, 0.0, False), (1.13, 1.0, True), (1.1, 1.0, False), (0.9, 1.0, False)],
+)
+def test_a_bias_stands_out_from_half_the_noise_upwards_and_rounding_is_none(bias, floor, biased):
+    assert means([at(10, bias=bias, bias_floor=floor)]).biased is biased
+
+
+def test_many_evaluations_tell_a_smaller_bias_from_chance():
+    biases = [1.04, 1.05, 1.06, 1.03, 1.05, 1.04, 1.06, 1.05]
+    assert means([at(i, bias=each, bias_floor=1.0) for i, each in enumerate(biases)]).biased
+    assert not means([at(i, bias=each, bias_floor=1.0) for i, each in enumerate(biases[:7])]).biased
+    scattered = [1.2, 0.9, 1.1, 0.8, 1.15, 1.0, 0.95, 1.2]
+    assert not means([at(i, bias=each, bias_floor=1.0) for i, each in enumerate(scattered)]).biased
+
+
+def test_a_summary_means_over_all_evaluations_of_all_seeds(tmp_path):
+    runs = {("a", seed): finished("a", seed, [0.1, 0.5], variance=1.0 + seed) for seed in range(3)}
+    (a,) = read_summary(write(tmp_path, configuration([method("a")]), runs)).methods
+    assert a.means.variance == 2

@@ -201,3 +201,48 @@ def test_significant_rounds_before_it_counts_digits(value, text):
 @pytest.mark.parametrize(("value", "text"), [(-0.5, "-0.5000"), (0.009, "9.00e-03"), (1234.5, "1.23e+03")])
 def test_quality_keeps_its_digits(value, text):
     assert quality_text(value) == text
+
+
+@pytest.fixture
+def on_sgd(tmp_path):
+    measured = {
+        "variance": 0.25,
+        "coordinate_variance": 2e-9,
+        "bias": 0.5,
+        "cosine": 0.875,
+        "bits_per_coordinate": 3.07,
+    }
+    runs = {
+        ("noisy", 0): finished("noisy", 0, REACHED, bias_floor=0.5, symbol_width_bits=3.0, **measured),
+        ("biased", 0): finished("biased", 0, REACHED, bias_floor=0.0, **measured),
+        ("old", 0): finished("old", 0, REACHED),
+    }
+    methods = [method("noisy"), method("biased"), method("old")]
+    return read_summary(write(tmp_path, configuration(methods, seeds=[0], protocol="on-sgd"), runs))
+
+
+def test_where_plain_sgd_trained_there_is_no_quality_to_compare(on_sgd):
+    groups = [group[0].group for group in column_groups(on_sgd)]
+    assert groups == [
+        "variance",
+        "error",
+        "bits a coordinate and symbol",
+        "link bytes per step",
+        "times less than ring",
+        "ms per step",
+    ]
+    assert column(on_sgd, "variance", "normalised").cells == ("0.250", "0.250", "-")
+    assert column(on_sgd, "variance", "a coordinate").cells == ("2.00e-09", "2.00e-09", "-")
+    assert column(on_sgd, "error", "bias").cells == ("<0.250", "0.500", "-")
+    assert column(on_sgd, "error", "cosine").cells == ("0.8750", "0.8750", "-")
+    assert column(on_sgd, "bits a coordinate and symbol", "sent").cells == ("3.07", "3.07", "-")
+    assert column(on_sgd, "bits a coordinate and symbol", "fixed width").cells == ("3.00", "-", "-")
+    assert all(not each.best for each in columns(on_sgd))
+
+
+def test_the_notes_name_the_protocol_and_promise_no_target(on_sgd):
+    told = " ".join(notes(on_sgd))
+    assert "Protocol: plain SGD trained one model for each seed" in told
+    assert "Target" not in told
+    assert "noisy" in shown(table(on_sgd))
+    assert markdown(on_sgd).startswith("| method | variance: normalised / a coordinate |")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.toys import FEATURES, normed, parameters_of, spied, toy, trained, weights
+from lab.toys import FEATURES, looked_on, normed, parameters_of, spied, toy, trained, weights
 from thriftgrad import (
     QSGD,
     AllGather,
@@ -56,6 +56,7 @@ def test_the_first_evaluation_is_of_the_untrained_model():
     assert (first.step, first.samples, first.up_bytes, first.compute_seconds) == (0, 0, 0, 0)
     assert first.quality == DIGITS.evaluate(DIGITS.build(5))
     assert (first.loss, first.relative_error, first.variance) == (None, None, None)
+    assert (first.bias, first.symbol_entropy_bits, first.bits_per_coordinate, first.levels) == (None,) * 4
 
 
 def test_a_loss_is_the_mean_over_the_steps_since_the_last_evaluation():
@@ -159,8 +160,10 @@ def mean_of_batches(task, workers, seed=0):
 
 def test_plain_sgd_has_no_error_and_no_variance():
     for at in trained(DIGITS, recipes.sgd(), workers=3, steps=3)[1:]:
-        assert at.relative_error < 1e-6
-        assert at.variance == 0
+        assert at.relative_error == at.bias < 1e-6
+        assert (at.variance, at.coordinate_variance, at.bias_floor) == (0, 0, 0)
+        assert at.cosine == pytest.approx(1)
+        assert (at.symbol_width_bits, at.symbol_entropy_bits, at.bits_per_coordinate) == (None, None, 32)
 
 
 def test_relative_error_is_that_of_the_estimate_against_the_mean():
@@ -183,9 +186,8 @@ def test_relative_error_is_that_of_the_estimate_against_the_mean():
 def test_variance_is_the_closed_form_of_stochastic_rounding():
     # One worker owns all 64 samples and a batch is all of them, so the gradient is one vector at every step.
     task = toy(batch_size=64)
-    measured = [
-        at.variance for at in trained(task, Method(AllGather(QSGD(bits=3, bucket=100))), workers=1, steps=400)[1:]
-    ]
+    evaluations = trained(task, Method(AllGather(QSGD(bits=3, bucket=100))), workers=1, steps=150)[1:]
+    measured = [at.variance for at in evaluations]
 
     gradient = FEATURES.mean(0).double().numpy()
     norms = np.linalg.norm(gradient.reshape(3, 100), axis=1).repeat(100)
@@ -195,6 +197,8 @@ def test_variance_is_the_closed_form_of_stochastic_rounding():
     deviation = np.std(measured) / math.sqrt(len(measured))
     assert abs(fmean(measured) - expected) < 5 * deviation
     assert deviation < 0.05 * expected
+    length = (gradient**2).sum()
+    assert [at.coordinate_variance for at in evaluations] == pytest.approx([v * length / 300 for v in measured])
 
 
 def test_variance_of_the_mean_falls_with_the_workers():
@@ -249,3 +253,88 @@ def test_the_second_estimate_leaves_no_trace():
     torch.testing.assert_close(times, times.round(), rtol=0, atol=1e-3)
     assert times.max() > 1
     assert times.min() >= 0
+
+
+def test_symbols_bits_and_levels_of_an_adapted_quantiser():
+    method = parse("AllGather(ALQ(bits=3, bucket=100, update_at=(0, 3), update_every=None))")
+    evaluations = trained(toy(), Method(method), workers=2, steps=5)
+    assert [at.levels.version for at in evaluations] == [1, 2, 2, 2, 3, 3]
+    assert {at.levels.tensor for at in evaluations} == {"weight"}
+    assert evaluations[1].levels != evaluations[0].levels
+    for at in evaluations[1:]:
+        assert at.symbol_width_bits == pytest.approx(8 * math.ceil(300 * 3 / 8) / 300)
+        assert 0 < at.symbol_entropy_bits < at.symbol_width_bits
+    # A header, three scales, the symbols; and where levels are agreed on, a peak and the counts.
+    plain = 8 * (20 + 3 * 4 + math.ceil(300 * 3 / 8)) / 300
+    bits = [at.bits_per_coordinate for at in evaluations[1:]]
+    assert [bits[1], bits[2], bits[4]] == pytest.approx([plain] * 3)
+    assert bits[0] == bits[3] > plain + 100
+
+
+def test_bits_are_a_mean_since_the_evaluation_before():
+    method = Method(parse("AllGather(ALQ(bits=3, bucket=100, update_at=(1,), update_every=None))"))
+    each = [at.bits_per_coordinate for at in trained(toy(), method, steps=5)]
+    seldom = [at.bits_per_coordinate for at in trained(toy(), method, steps=5, evaluate_every=3)]
+    assert seldom[1:] == pytest.approx([fmean(each[1:4]), fmean(each[4:])])
+
+
+ONLOOKERS = [parse(text) for text in ("qsgd(bits=3)", "top_k(fraction=0.02)", "sgd", "sign_sgd")]
+
+
+def test_plain_sgd_trains_whoever_looks_on():
+    alone, seen_alone = spied(DIGITS, parameters_of)
+    expected = trained(alone, recipes.sgd(), steps=4)
+    task, seen = spied(DIGITS, parameters_of)
+    for evaluations in looked_on(task, ONLOOKERS, steps=4):
+        assert [(at.step, at.quality, at.loss, at.samples) for at in evaluations] == [
+            (at.step, at.quality, at.loss, at.samples) for at in expected
+        ]
+    assert len(seen) == len(seen_alone)  # evaluated once, for all
+    assert all(torch.equal(a, b) for a, b in zip(seen, seen_alone, strict=True))
+
+
+def test_onlookers_are_measured_on_the_same_gradients_whoever_else_looks_on():
+    together = looked_on(toy(), ONLOOKERS, steps=3)
+    for i, method in enumerate(ONLOOKERS):
+        (alone,) = looked_on(toy(), [method], steps=3)
+        for a, b in zip(alone, together[i], strict=True):
+            assert (a.relative_error, a.variance, a.bias, a.cosine) == (b.relative_error, b.variance, b.bias, b.cosine)
+            assert (a.up_bytes, a.symbol_entropy_bits) == (b.up_bytes, b.symbol_entropy_bits)
+
+
+def test_on_a_gradient_that_does_not_depend_on_the_model_both_protocols_measure_the_same():
+    method = parse("Method(AllGather(ErrorFeedback(TopK(k=9) >> Shrink(QSGD(bits=3)))))")
+    own = trained(toy(), method, steps=4)
+    (looked,) = looked_on(toy(), [method], steps=4)
+    assert own[-1].variance > 0
+    for a, b in zip(own, looked, strict=True):
+        assert (a.relative_error, a.variance, a.bias_floor, a.bits_per_coordinate) == (
+            b.relative_error,
+            b.variance,
+            b.bias_floor,
+            b.bits_per_coordinate,
+        )
+
+
+def test_an_onlookers_memory_advances():
+    """Top-1 of a constant gradient with feedback: what was held back is sent later, so the estimate changes."""
+    method = Method(parse("AllGather(ErrorFeedback(TopK(k=1)))"))
+    (evaluations,) = looked_on(toy(batch_size=64), [method], workers=1, steps=3)
+    gradient = FEATURES.mean(0).double()
+    memory = torch.zeros_like(gradient)
+    for at in evaluations[1:]:
+        memory = memory + gradient
+        sent = torch.zeros_like(memory)
+        sent[memory.abs().argmax()] = memory[memory.abs().argmax()]
+        memory = memory - sent
+        assert at.relative_error == pytest.approx(float((sent - gradient).norm() / gradient.norm()), rel=1e-5)
+
+
+def test_onlookers_pay_their_own_bytes_and_not_for_being_measured():
+    for method, evaluations in zip(ONLOOKERS, looked_on(toy(), ONLOOKERS, steps=2), strict=True):
+        assert [at.up_bytes for at in evaluations] == [at.up_bytes for at in trained(toy(), method, steps=2)]
+
+
+def test_all_onlookers_end_where_plain_sgd_diverges():
+    for evaluations in looked_on(toy(), ONLOOKERS, steps=9, learning_rate=3e38, evaluate_every=4):
+        assert (evaluations[-1].step, evaluations[-1].quality, evaluations[-1].bias) == (2, None, None)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from thriftgrad.lab.cluster import Simulated
-from thriftgrad.lab.training import train
+from thriftgrad.lab.training import train, train_plain
 from thriftgrad.tasks.task import Task
 
 FEATURES = torch.randn(64, 300, generator=torch.Generator().manual_seed(7))
@@ -89,3 +89,9 @@ def trained(task, method, *, workers=2, steps=4, seed=0, learning_rate=0.1, eval
             links=links or {},
         )
     )
+
+
+def looked_on(task, methods, *, workers=2, steps=4, seed=0, learning_rate=0.1, evaluate_every=1, links=None):
+    """The evaluations of each method while plain SGD trains."""
+    settings = {"seed": seed, "learning_rate": learning_rate, "steps": steps, "evaluate_every": evaluate_every}
+    return list(zip(*train_plain(task, methods, Simulated(workers), **settings, links=links or {}), strict=True))
