@@ -28,12 +28,13 @@ def alq_levels(
     F(b) = F(c) - int over (a, c) of (r - a) / (c - a) dF; sweeps of this over odd and even levels never raise the
     variance, and a Newton step on all levels follows each where it lowers it. The two levels around a missing zero move
     together. Best of four starts, and of ``start``, the previous levels of the same kind, if given. Ends when no level
-    moves by more than 1e-9 of itself, or after 60 rounds. A local minimum, which need not be global: on a ragged histogram
-    of heavy-tailed coordinates, dynamic programming found at most 0.1 % less at up to 5 bits, and 12 % less at 7.
+    moves by more than 1e-9 of itself, or after 60 rounds. A local minimum, which need not be global: on a ragged
+    histogram of heavy-tailed coordinates, dynamic programming found at most 0.1 % less variance at up to 5 bits, 2 % at
+    6 and 12 % at 7.
 
     An asymmetric distribution gets the best grid among the symmetric ones. Levels that have no mass to serve stay
     apart, by two float32 steps at least. ``reference_mode="ltq"`` gives instead what the authors' published code
-    computes (see the page on adaptive levels): no zero level, and about twice the variance.
+    computes: unconverged, without a zero level, about twice the variance on their law, seconds for a mixture of fifty.
 
     Raises ``ValueError`` for bits outside 1 ... 8 (2 ... 8 with a zero level), a distribution that reaches beyond
     [-1, 1], a start of another kind, another reference mode, or a zero level in reference mode.
@@ -130,8 +131,9 @@ class Levels:
         m0, m1, _ = self.folded.moments(a, c)
         with np.errstate(all="ignore"):
             best = self.folded.quantile(self.folded.m0(0.0, c) - (m1 - a * m0) / (c - a))
-        inside = np.clip(best, a + 1e-6 * (c - a), c - 1e-6 * (c - a))
-        return np.where(m0 > 0, inside, b)  # no mass between the neighbours: the level is as good where it is
+        return np.where(
+            m0 > 0, _inside(best, a, c), b
+        )  # no mass between the neighbours: the level is as good where it is
 
     def _around_zero(self, b: Array, c: Array) -> Array:
         """The best l_1 = b below c: the root of 2 b M0(0, b) - int over (b, c) of (c - r) dF, which increases in b."""
@@ -141,7 +143,7 @@ class Levels:
             m0, m1, _ = self.folded.moments(b, c)
             return 2 * b * inner - (c * m0 - m1), 2 * inner + (c + b) * self.folded.density(b)
 
-        return np.clip(increasing_root(slope, np.zeros_like(c), c, b), 1e-6 * c, c - 1e-6 * c)
+        return _inside(increasing_root(slope, np.zeros_like(c), c, b), np.zeros_like(c), c)
 
     def gradient(self, levels: Array) -> Array:
         grid = self.grid(levels)
@@ -160,6 +162,12 @@ class Levels:
             diagonal[:, 0] += 2 * mass[:, 0]
         beside = -mass[:, 1:-1]
         return levels - tridiagonal(beside, diagonal, beside, self.gradient(levels))
+
+
+def _inside(b: Array, a: Array, c: Array) -> Array:
+    """b, held so far from a and c that it differs from both in float64."""
+    margin = 1e-13 * (c - a) + 4e-16 * c
+    return np.clip(b, a + margin, c - margin)
 
 
 def _interior(distribution: Distribution, bits: int, include_zero: bool, name: str) -> int:

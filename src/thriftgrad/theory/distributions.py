@@ -145,7 +145,8 @@ class TruncatedNormal(Distribution):
         below = _normal_mass(np.asarray(-np.inf), ends[0]) + p * self._mass
         above = _normal_mass(ends[1], np.asarray(np.inf)) + (1 - p) * self._mass
         z = np.asarray(_inverse_normal(np.maximum(np.minimum(below, above), _TINY)), dtype=np.float64)
-        return np.clip(self.mean + self.std * np.where(below <= above, z, -z), self.low, self.high)
+        inside = np.clip(self.mean + self.std * np.where(below <= above, z, -z), self.low, self.high)
+        return np.where(p <= 0, self.low, np.where(p >= 1, self.high, inside))
 
     def folded(self) -> Distribution:
         low, high = self.low, self.high
@@ -156,8 +157,12 @@ class TruncatedNormal(Distribution):
         if self.mean == 0 and low == -high:
             return TruncatedNormal(0.0, self.std, 0.0, high)
         sides = [(self.mean, high, float(self.m0(0, high))), (-self.mean, -low, float(self.m0(low, 0)))]
-        # A side whose mass is nothing to the other's cannot be normalised, and is not missed.
-        kept = [(TruncatedNormal(mean, self.std, 0.0, end), mass) for mean, end, mass in sides if mass > 1e-200]
+        # A side whose mass is nothing cannot be normalised, and is not missed.
+        kept = [
+            (TruncatedNormal(mean, self.std, 0.0, end), mass)
+            for mean, end, mass in sides
+            if mass * self._mass > 1e-285 or mass > 0.5
+        ]
         return Mixture([part for part, _ in kept], [mass for _, mass in kept])
 
 
