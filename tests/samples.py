@@ -73,5 +73,10 @@ def bits(x: Tensor) -> Tensor:
     return x.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
+def same_leaf(a: Any, b: Any) -> bool:
+    """Two leaves of a state: tensors by their bits, numbers by their value."""
+    return same_bits(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))

@@ -43,6 +43,7 @@ from thriftgrad.compress import (
 from thriftgrad.core import Compressor, ErrorFeedback, LinearCompressor, Shrink
 from thriftgrad.core.compressor import Expression
 from thriftgrad.train.method import Method
+from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
 DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     Identity(),
@@ -66,6 +67,13 @@ DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     ErrorFeedback(Cast("bf16")),
     ErrorFeedback(TopK(fraction=0.2) >> Sign()),
     ErrorFeedback(TopK(k=3)) >> Identity(),
+    TopK(fraction=0.1, index_coder=GolombRice()),
+    TopK(fraction=0.1, index_coder=Elias(code="delta")) >> Sign(),
+    ErrorFeedback(TopK(fraction=0.1, index_coder=GolombRice())),
+    Sign(bucket=8) >> Huffman(),
+    TopK(k=9) >> Vote() >> ANS(),
+    Zstd(),
+    Cast("bf16") >> Zstd(level=3),
     OneBit(),
     OneBit(bucket=8),
     ErrorFeedback(OneBit(bucket=8)),
@@ -110,6 +118,17 @@ RANDOM: tuple[Compressor[Any, Any], ...] = (
     EDEN(bits=4, block=64, scale="biased"),
     DRIVE(),
     DRIVE(block=16, scale="biased"),
+    QSGD(bits=4) >> Elias(),
+    NUQSGD(bits=3) >> Elias(code="omega", sparse=True),
+    TernGrad(clip=None, shared_scale=False) >> Elias(code="gamma"),
+    QSGD(bits=3) >> Huffman(),
+    ALQ(bits=3, bucket=64) >> Huffman(),
+    AMQ(bits=4, bucket=64) >> ANS(),
+    Shrink(ALQ(bits=3, bucket=16)) >> ANS(),
+    QSGD(bits=3) >> GolombRice(),
+    QSGD(bits=3) >> Zstd(),
+    NUQSGD(bits=3, bucket=16) >> Elias(sparse=True) >> Zstd(),
+    ErrorFeedback(TopK(fraction=0.2) >> Shrink(QSGD(bits=3)) >> Huffman()),
     TopK(fraction=0.2) >> NUQSGD(bits=3),
     TopK(fraction=0.2) >> ALQ(bits=3),
     Shrink(ALQ(bits=3, bucket=16)),
@@ -164,7 +183,11 @@ AGGREGATORS: tuple[Any, ...] = (
     AllGather(TopK(fraction=0.2) >> ALQ(bits=3)),
     ScatterReduce(ALQ(bits=3, bucket=16), ALQ_N(bits=4, bucket=16)),
     ScatterReduce(TernGrad(bucket=8), QSGD(bits=4, per_tensor=False)),
-    ParameterServer(ALQ(bits=3, bucket=16), AMQ_N(bits=4, bucket=16)),
+    ParameterServer(ALQ(bits=3, bucket=16), AMQ_N(bits=4, bucket=16, include_zero=True)),
+    AllGather(ALQ(bits=3, bucket=16) >> Huffman()),
+    AllGather(TopK(fraction=0.2, index_coder=GolombRice())),
+    ScatterReduce(QSGD(bits=3) >> Elias(), QSGD(bits=4) >> Huffman()),
+    ParameterServer(TernGrad(shared_scale=False) >> ANS(), QSGD(bits=8) >> Zstd()),
     SymbolServer(TernGrad()),
     SymbolServer(TernGrad(clip=None, bucket=16, per_tensor=False)),
     PowerSGD(rank=1),

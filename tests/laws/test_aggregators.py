@@ -117,6 +117,9 @@ def pieces(aggregator: Any, groups: list[list[int]], world: int, rounds: int) ->
 def test_grouping_changes_nothing(aggregator: Any) -> None:
     together = pieces(aggregator, [[0, 1, 2, 3, 4, 5]], world=3, rounds=2)
     apart = pieces(aggregator, [[4, 1], [0], [3, 2, 5]], world=3, rounds=2)
+    if "per_tensor=False" in repr(aggregator):  # there a group is one vector, with buckets across its tensors
+        assert any(not same_bits(a, b) for a, b in zip(together[0], apart[0], strict=True))
+        return
     if "PowerSGD" not in repr(aggregator):
         assert_same(together[0], apart[0])
         assert_same_state(tuple(map(tuple, together[1])), tuple(map(tuple, apart[1])))
@@ -187,7 +190,11 @@ def test_a_world_of_one_is_the_compressor_itself(compressor: Any) -> None:
     named = key.fold("w")
 
     def local(c: Any, value: Tensor, k: Key) -> Tensor:
-        return c.decompress(c.compress(value, c.init(TensorSpec.of(value)), k)[0])
+        state = c.init(TensorSpec.of(value))
+        if c.due(state):  # one worker agrees with itself
+            peaks = c.peaks(value, state, k)
+            state = c.adapt(state, peaks, c.counts(value, state, k, peaks))
+        return c.decompress(c.compress(value, state, k)[0])
 
     def alone(aggregator: Any) -> Tensor:
         return step(aggregator, [[x]], [aggregator.init([spec])], key)[0][0][0]
@@ -195,6 +202,8 @@ def test_a_world_of_one_is_the_compressor_itself(compressor: Any) -> None:
     assert same_bits(alone(AllGather(compressor)), local(compressor, x, named.private(0)))
     if compressor in zoo.LINEAR:
         assert same_bits(alone(AllReduce(compressor)), local(compressor, x, named))
+    if compressor.shares_scale:
+        return  # among several workers alone
     up = local(compressor, x, named.private(0))
     assert same_bits(alone(ParameterServer(compressor, compressor)), local(compressor, up, named.fold("down")))
     shard = local(compressor, x.view(-1), named.fold("up", 0).private(0))

@@ -47,13 +47,12 @@ def test_claims_hold(compressor: Compressor[Any, Any], kind: str) -> None:
             assert measured <= 1 - delta + spread
 
         if compressor.unbiased:
-            assert omega is not None
             signs = torch.randn(6, n, generator=torch.Generator().manual_seed(1)).sign().double()
             directions = torch.cat((signs, torch.stack((x, x.sign(), torch.ones_like(x)))))
             along = e @ (directions / directions.norm(dim=1, keepdim=True)).T
             # Where few coordinates are nearly all there is, a rare draw may not be seen: there, sigma as claimed.
-            claimed = torch.tensor(5 * (omega / len(e)) ** 0.5) * x.norm()
-            sigma = five_sigma(along) if kind in ("gaussian", "flat") else claimed
+            claimed = 5 * ((omega or 0.0) / len(e)) ** 0.5 * x.norm().expand(len(directions))
+            sigma = five_sigma(along) if kind in ("gaussian", "flat") or omega is None else claimed
             assert (along.mean(0).abs() <= sigma + 1e-5 * x.norm()).all()
 
 
@@ -61,7 +60,7 @@ def test_claims_hold(compressor: Compressor[Any, Any], kind: str) -> None:
 def test_claims_agree_with_each_other(compressor: Compressor[Any, Any]) -> None:
     for n in (1, 17, 10_000):
         omega = compressor.variance_bound(n)
-        assert (omega is not None) == compressor.unbiased
+        assert omega is None or compressor.unbiased
         assert omega is None or omega >= 0
 
 
@@ -72,7 +71,7 @@ def test_a_map_with_memory_claims_nothing(compressor: Compressor[Any, Any]) -> N
     assert compressor.contraction(100) is None
 
 
-@pytest.mark.parametrize("compressor", [each for each in PLAIN if each.projection], ids=repr)
+@pytest.mark.parametrize("compressor", [each for each in PLAIN if each.projection and each.isometric], ids=repr)
 def test_projections_are_orthogonal(compressor: Compressor[Any, Any]) -> None:
     x = vector("gaussian", 100)
     once = compressed(compressor, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -36,7 +37,9 @@ def test_shape_and_type_are_kept_and_the_layout_is_right(compressor: Compressor[
         assert payload.layout == layout
         tensors = list(leaves((payload.carrier, payload.side)))
         announced = list(leaves((layout.carrier, layout.side)))
-        assert [(tuple(t.shape), t.dtype) for t in tensors] == [(s.shape, s.dtype) for s in announced]
+        for tensor, each in zip(tensors, announced, strict=True):
+            assert tensor.dtype == each.dtype
+            assert tensor.shape == each.shape or (each.variable and tensor.dim() == 1 and len(tensor) <= each.numel)
 
 
 @EVERY
@@ -55,7 +58,7 @@ def test_history_of_autograd_ends_here(compressor: Compressor[Any, Any]) -> None
     x = normal(40).requires_grad_()
     payload, state = compressor.compress(x, compressor.init(TensorSpec.of(x)), Key(1))
     tensors = [*leaves((payload.carrier, payload.side, state)), compressor.decompress(payload)]
-    assert not any(tensor.requires_grad for tensor in tensors)
+    assert not any(tensor.requires_grad for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 
 @EVERY
@@ -73,7 +76,7 @@ def test_one_key_one_result(compressor: Compressor[Any, Any]) -> None:
 
 @pytest.mark.parametrize("compressor", zoo.RANDOM, ids=repr)
 def test_another_key_another_result(compressor: Compressor[Any, Any]) -> None:
-    if "bucket=1)" in repr(compressor):
+    if re.search(r"bucket=1\b", repr(compressor)):
         x = vector("gaussian", 5)  # a bucket of one is exact whatever the key
         assert same_bits(compressed(compressor, x, Key(5)), compressed(compressor, x, Key(6)))
         return
@@ -144,7 +147,7 @@ def test_integers_are_refused(compressor: Compressor[Any, Any]) -> None:
 def test_an_empty_tensor_costs_at_most_a_seed(compressor: Compressor[Any, Any]) -> None:
     x = torch.empty(0)
     payload, _ = compressor.compress(x, compressor.init(TensorSpec.of(x)), Key(0))
-    assert payload.nbytes in (0, 8, 16)
+    assert payload.nbytes in (0, 8, 16) or (payload.layout.variable and payload.nbytes <= 32)
     assert torch.equal(compressor.decompress(payload), x)
 
 

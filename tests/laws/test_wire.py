@@ -165,7 +165,7 @@ def test_symbols_outside_their_alphabet(compressor: Compressor[Any, Any], body: 
 @given(rows, rows)
 def test_another_compressor(compressor: Compressor[Any, Any], other: Compressor[Any, Any]) -> None:
     if compressor != other:
-        with pytest.raises(PayloadError, match="packed by another compressor or for another tensor"):
+        with pytest.raises(PayloadError, match=r"packed (by another compressor or for another tensor|with levels)"):
             wire.unpack(MESSAGES[compressor], other, SPEC)
 
 

@@ -11,6 +11,7 @@ import zoo
 from thriftgrad import aggregate, compress, core, recipes
 from thriftgrad.core import Compressor, LinearCompressor
 from thriftgrad.train.method import Method
+from thriftgrad.wire import coders
 
 ROWS = (*zoo.COMPRESSORS, *zoo.AGGREGATORS, *zoo.METHODS)
 PARTS = [part for row in ROWS for part in zoo.parts(row)]
@@ -25,6 +26,7 @@ COMBINATORS = [
 CLASSES = [
     *(getattr(compress, name) for name in compress.__all__),
     *(getattr(aggregate, name) for name in aggregate.__all__ if name not in ABSTRACT),
+    *(getattr(coders, name) for name in coders.__all__ if name != "Coder"),
     *COMBINATORS,
     Method,
 ]

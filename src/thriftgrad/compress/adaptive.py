@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import sqrt
+from math import log, sqrt
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
             raise ValueError(f"{name}: update_every must be at least 1, or None, got {self.update_every}.")
 
     def init(self, spec: TensorSpec) -> AdaptedLevels:
-        start = self._start(spec.numel)
+        start = self._start()
         return AdaptedLevels(
             step=0,
             updated=-1,
@@ -97,20 +97,20 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
             counts=torch.zeros(2, magnitudes.BINS, dtype=torch.int64),
         )
 
-    def _start(self, n: int) -> Codebook:
-        """Coordinates of a Gaussian bucket of d have deviation 1 / sqrt(d) over its l2 norm, sqrt(2 log 2d) more over
-        its largest; d is rounded to a power of two, so that few problems are solved."""
-        d = 1 << (buckets.width(n, self.bucket).bit_length() - 1)
-        return _gaussian_start(self, 1 / sqrt(d) if self.norm == "l2" else 1 / sqrt(2 * np.log(2 * d)))
+    def _start(self) -> Codebook:
+        """For Gaussian buckets of d coordinates: in units of the l2 norm their deviation is 1 / sqrt(d), of the largest
+        about 1 / sqrt(2 log 2d)."""
+        d = self.bucket
+        return _gaussian_start(self, 1 / sqrt(d if self.norm == "l2" else 2 * log(2 * d)))
 
     def shared(self, state: AdaptedLevels) -> Codebook:
         return Codebook(state.version, tuple(state.levels.tolist()), tuple(state.probabilities.tolist()))
 
     def table(self, shared: Any = None) -> Tensor:
-        return torch.tensor((shared or self._start(1 << 40)).levels, dtype=torch.float32)
+        return torch.tensor((shared or self._start()).levels, dtype=torch.float32)
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
-        shared = shared or self._start(spec.numel)
+        shared = shared or self._start()
         layout = super().layout(spec, shared)
         return replace(layout, carrier=replace(layout.carrier, probabilities=shared.probabilities))
 
@@ -225,7 +225,7 @@ class ALQ(ALQ_N):
     truncated normal fitted to a few extra gradients; the histogram has a lower variance on real ones.
 
     >>> ALQ(bits=2, include_zero=False).init(TensorSpec((512,))).levels.numpy().round(3).tolist()
-    [-1.0, -0.037, 0.037, 1.0]
+    [-1.0, -0.067, 0.067, 1.0]
     """
 
     weight_power: int = 2
@@ -270,7 +270,7 @@ class AMQ(AMQ_N):
     grid has no zero; its code chooses p by a cost that leaves out the middle interval.
 
     >>> AMQ(bits=2).init(TensorSpec((512,))).levels.numpy().round(3).tolist()
-    [-1.0, -0.037, 0.037, 1.0]
+    [-1.0, -0.067, 0.067, 1.0]
     """
 
     weight_power: int = 2

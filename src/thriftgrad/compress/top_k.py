@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from thriftgrad.compress import fraction as share
-from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floating
+from thriftgrad.core import Compressor, Key, Layout, Payload, PayloadError, TensorSpec, check_compressor, floating
 
 
 class Support(NamedTuple):
     """The side information of a sparsifier."""
 
-    indices: Tensor  # int64[k], ascending
+    indices: Tensor  # int64[k], ascending; with an index coder, the stream of their gaps
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,13 +23,14 @@ class TopK(Compressor[None, Support]):
     """Keep the k = ceil(fraction n) coordinates of largest magnitude (or ``k`` itself, at most n), drop the rest.
 
     Ties go to the lowest index; NaN counts as the largest magnitude.
-    Wire: k values of the tensor's own type and k indices of ceil(log2 n) bits. The carrier holds the values, so
-    that ``TopK(fraction=0.01) >> QSGD(bits=4)`` quantises them.
+    Wire: k values of the tensor's own type and k indices of ceil(log2 n) bits, or what a lossless ``index_coder``
+    makes of the gaps between them, as in ``TopK(fraction=0.01, index_coder=GolombRice())``. The carrier holds the
+    values, so that ``TopK(fraction=0.01) >> QSGD(bits=4)`` quantises them.
 
     Claims: an orthogonal projection with delta = k / n. Exact on k-sparse tensors.
 
-    Raises ``ValueError`` for a fraction outside (0, 1], k below 1, both or neither; ``TypeError`` for tensors that are
-    not floating point.
+    Raises ``ValueError`` for a fraction outside (0, 1], k below 1, both or neither, or an index coder that is lossy;
+    ``TypeError`` for tensors that are not floating point.
     Stich et al., Sparsified SGD with Memory, 2018, arXiv:1809.07599.
 
     >>> import torch; from thriftgrad import Key, TopK
@@ -41,11 +42,19 @@ class TopK(Compressor[None, Support]):
 
     fraction: float | None = None
     k: int | None = None
+    index_coder: Compressor[Any, Any] | None = None
 
     isometric = True
 
     def __post_init__(self) -> None:
         share.check("TopK", self.fraction, self.k)
+        if self.index_coder is not None:
+            check_compressor(self.index_coder, "TopK (index_coder)")
+            if not self.index_coder.lossless:
+                raise ValueError(
+                    f"TopK: indices must come back as they were, and the index_coder {self.index_coder!r} is lossy; "
+                    "use GolombRice() or Elias()."
+                )
 
     def init(self, spec: TensorSpec) -> None:
         return None
@@ -54,17 +63,37 @@ class TopK(Compressor[None, Support]):
         k = share.kept(spec.numel, self.fraction, self.k)
         values = TensorSpec((k,), spec.dtype, spec.device)
         indices = TensorSpec((k,), torch.int64, spec.device, alphabet=max(spec.numel, 1))
+        if self.index_coder is not None:
+            indices = self.index_coder.layout(indices).carrier
         return Layout(spec, values, Support(indices), repr(self))  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Support], None]:
         flat = floating(x, self)
         indices = largest(flat, share.kept(flat.numel(), self.fraction, self.k))
-        return Payload(flat[indices], Support(indices), self.layout(TensorSpec.of(x))), None
+        return Payload(flat[indices], Support(self._coded(indices, flat.numel())), self.layout(TensorSpec.of(x))), None
+
+    def _coded(self, indices: Tensor, n: int) -> Tensor:
+        if self.index_coder is None:
+            return indices
+        gaps = indices.diff(prepend=indices.new_tensor([-1])) - 1
+        spec = TensorSpec((len(gaps),), gaps.dtype, gaps.device, alphabet=max(n, 1))
+        return self.index_coder.compress_carrier(gaps, spec, None, Key(0))[0].carrier
+
+    def _indices(self, payload: Payload[Support]) -> Tensor:
+        if self.index_coder is None:
+            return payload.side.indices
+        n, k = payload.layout.spec.numel, payload.carrier.numel()
+        spec = TensorSpec((k,), torch.int64, payload.carrier.device, alphabet=max(n, 1))
+        gaps = self.index_coder.decompress(Payload(payload.side.indices, (), self.index_coder.layout(spec)))
+        indices = (gaps + 1).cumsum(0) - 1
+        if k and int(indices[-1]) >= n:
+            raise PayloadError(f"payload: index {int(indices[-1])} of a tensor of {n} elements.")
+        return indices
 
     def decompress(self, payload: Payload[Support]) -> Tensor:
         spec = payload.layout.spec
         flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
-        return flat.index_copy_(0, payload.side.indices, payload.carrier.to(spec.dtype)).view(spec.shape)
+        return flat.index_copy_(0, self._indices(payload), payload.carrier.to(spec.dtype)).view(spec.shape)
 
     @property
     def projection(self) -> bool:

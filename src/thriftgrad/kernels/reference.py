@@ -59,14 +59,16 @@ def round_stochastic(x: Tensor, seed: int) -> Tensor:
 def round_to_levels(x: Tensor, levels: Tensor, seed: int) -> Tensor:
     """The number of the level below each element, or above it with probability equal to the fraction of the way.
 
-    x: float32[n] within the levels, levels: float32[L] ascending -> uint8[n] (int64 for L > 256). Like
-    ``round_stochastic``: E = x to within 2**-16 of the gap, and what stands on a level stays there.
+    x: float32[n] within the levels, levels: float32[L] ascending -> uint8[n]. Like ``round_stochastic``: E = x to
+    within 2**-16 of the gap, and what stands on a level stays there. Negative elements are rounded like their mirror
+    images, so that on symmetric levels -x becomes the mirror image of what x does.
     """
     below = torch.bucketize(x, levels[1:-1], right=True)
     low, high = levels[below], levels[below + 1]
     threshold = (uniform16(x.numel(), seed, x.device).to(torch.float32) + 0.5) * 2.0**-16
-    above = x - low > threshold.clamp_max(1 - 2.0**-16) * (high - low)
-    return (below + above).to(torch.uint8 if levels.numel() <= 256 else torch.int64)
+    way = torch.where(x < 0, high - x, x - low)
+    outward = way > threshold.clamp_max(1 - 2.0**-16) * (high - low)
+    return (below + (outward ^ (x < 0))).to(torch.uint8)
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
