@@ -21,7 +21,7 @@ from thriftgrad.core.compressor import Expression
 from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.load import Levels
 
-DRAWS = 4
+DRAWS = 3
 """Estimates that a measurement is made from: the one that is applied, and so many less one under keys of their own."""
 
 
