@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from thriftgrad.lab.comparison import Request
+    from thriftgrad.lab.reproduce.reproduction import Reproduction
 
 app = typer.Typer(
     name="thriftgrad",
@@ -136,6 +137,24 @@ def explain(
     _console().print(explained(expression, size, workers))
 
 
+reproduce = typer.Typer(help="Measure a paper's claims again: a table claim / paper / ours / verdict, and a report.")
+app.add_typer(reproduce, name="reproduce")
+
+Quick = Annotated[bool, typer.Option("--quick", help="Under three minutes: few seeds, short runs, a smaller network.")]
+ReproductionFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for records and report.", show_default="runs/reproduce-PAPER, or -PAPER-quick"),
+]
+
+
+@reproduce.command()
+def nuqsgd(context: typer.Context, quick: Quick = False, out: ReproductionFolder = None) -> None:
+    """NUQSGD, JMLR 2021: exponential levels, their variance, their code, their accuracy."""
+    from thriftgrad.lab.reproduce.nuqsgd import reproduction
+
+    _reproduce(context, reproduction(quick), out)
+
+
 @app.command()
 def methods() -> None:
     """List the recipes and the words of the algebra."""
@@ -160,6 +179,19 @@ def _run(context: typer.Context, request: Request, folder: Path, report_path: Pa
 
             execute(comparison, folder, Simulated(request.workers), progress)
     _show(folder, report_path)
+
+
+def _reproduce(context: typer.Context, reproduction: Reproduction, out: Path | None) -> None:
+    from thriftgrad.lab.reproduce import page
+    from thriftgrad.lab.reproduce.progress import shown_progress
+    from thriftgrad.lab.reproduce.reproduction import reproduce as reproduced
+
+    folder = out or Path("runs") / f"reproduce-{reproduction.name}{'-quick' if reproduction.quick else ''}"
+    with shown_progress() as show:
+        result = reproduced(reproduction, folder, show, command=context.obj)
+    written = page.write(result, folder)
+    _console().print(page.table(result))
+    sys.stdout.write(f"\nreport: {written}\n")
 
 
 def _show(folder: Path, report_path: Path, markdown: bool = False) -> None:

@@ -1,0 +1,74 @@
+"""Checks of trained models: accuracy seed by seed, and the bits that training moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thriftgrad.lab.reproduce.claims import Check, Finding, Reasons, Table, below, together, within
+from thriftgrad.lab.reproduce.comparing import percent, quality_table
+from thriftgrad.lab.reproduce.evidence import Evidence, StudyRuns
+from thriftgrad.lab.reproduce.intervals import Interval
+
+MARGIN = 0.01
+"""Two accuracies match if they differ by less than this."""
+
+
+def matches(study: str, label: str, others: Sequence[str], reasons: Reasons, margin: float = MARGIN) -> Check:
+    """One method's final quality is within ``margin`` of each of the others'."""
+
+    def check(evidence: Evidence) -> Finding:
+        runs = evidence.study(study)
+        gains = {other: runs.gain(label, other) for other in others}
+        verdict = together([within(gain, -margin, margin) for gain in gains.values()])
+        found = ", ".join(f"{other} {_text(runs, gain)}" for other, gain in gains.items())
+        ours = f"{label} against {found}; a match is a difference below {margin:g}."
+        return Finding(ours, verdict, reasons.of(verdict), (_table(runs, others[0]),))
+
+    return check
+
+
+def better(study: str, pairs: Sequence[tuple[str, str]], reasons: Reasons, by: float = 0.0) -> Check:
+    """Of each pair, the first has the better final quality, by more than ``by``."""
+
+    def check(evidence: Evidence) -> Finding:
+        runs = evidence.study(study)
+        gains = {f"{a} against {b}": runs.gain(a, b) for a, b in pairs}
+        verdict = together([below(_negated(gain), -by) for gain in gains.values()])
+        ours = "; ".join(f"{name} {_text(runs, gain)}" for name, gain in gains.items()) + "."
+        return Finding(ours, verdict, reasons.of(verdict), (_table(runs, pairs[0][1]),))
+
+    return check
+
+
+def total_bits(study: str, label: str, bits: float, reasons: Reasons) -> Check:
+    """A worker sends, and receives, so many bits a coordinate, to 1 %."""
+
+    def check(evidence: Evidence) -> Finding:
+        runs = evidence.study(study)
+        up, down = runs.bits_per_coordinate(label)
+        others = runs.configuration.workers - 1
+        each = [Interval(value, value, value, 1) for value in (up / others, up, down)]
+        verdict = together([within(value, 0.99 * bits, 1.01 * bits) for value in each])
+        ours = (
+            f"A message is {up / others:.3f} bits a coordinate, scales and header included; all-gathered between "
+            f"{others + 1} workers, each moves {up:.2f} up and {down:.2f} down."
+        )
+        return Finding(ours, verdict, reasons.of(verdict))
+
+    return check
+
+
+def _text(runs: StudyRuns, gain: Interval) -> str:
+    quality = runs.configuration.task.quality
+    return percent(gain) if "accuracy" in quality else f"{gain.text(2)} {quality} better"
+
+
+def _negated(gain: Interval) -> Interval:
+    return Interval(-gain.mean, -gain.high, -gain.low, gain.count)
+
+
+def _table(runs: StudyRuns, over: str) -> Table:
+    c = runs.configuration
+    return quality_table(
+        runs, over, f"{c.task.name}, {c.workers} workers, {c.steps} steps of batch {c.batch_size}, {len(c.seeds)} seeds"
+    )
