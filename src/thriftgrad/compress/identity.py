@@ -34,7 +34,8 @@ class Identity(LinearCompressor[None, tuple[()]]):
         return Payload(x.detach().reshape(-1), (), self.layout(TensorSpec.of(x))), None
 
     def decompress(self, payload: Payload[tuple[()]]) -> Tensor:
-        return payload.carrier.view(payload.layout.spec.shape)
+        spec = payload.layout.spec
+        return payload.carrier if spec.variable else payload.carrier.view(spec.shape)
 
     @property
     def unbiased(self) -> bool:
