@@ -89,7 +89,8 @@ class Elias(Coder):
         reader.finish()
         values[negative] *= -1
         values += zero
-        if count and not 0 <= (low := int(values.min())) <= (high := int(values.max())) < alphabet:
+        low, high = (int(values.min()), int(values.max())) if count else (0, 0)
+        if low < 0 or high >= alphabet:
             raise PayloadError(f"payload: symbol {low if low < 0 else high} outside the alphabet of {alphabet}.")
         return tensor_of(values, spec)
 

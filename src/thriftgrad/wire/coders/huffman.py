@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thriftgrad.core import PayloadError, TensorSpec
-from thriftgrad.wire.coders.bits import BitReader, BitWriter, Bytes, Ints, floor_log2
+from thriftgrad.wire.coders.bits import BitReader, BitWriter, Bytes, Ints, Words, floor_log2
 from thriftgrad.wire.coders.coder import Coder
 from thriftgrad.wire.coders.symbols import (
     alphabet_of,
@@ -29,25 +29,27 @@ from thriftgrad.wire.coders.symbols import (
 )
 
 LONGEST_BITS = 15
-"""Of a code: tables of 2**15 entries decode it, and its length fits four bits."""
-MOST_GROUPS = 4096
-"""Different groups of symbols that get a code each."""
-SCALE = 1 << 24
-"""Of probabilities as integers, so that both ends build the same code."""
+"""Of a code from counts: its length fits four bits."""
+LONGEST_MODEL_BITS = 28
+"""Of a code from a model, where every group gets one, however improbable; and of probabilities as integers."""
+QUICK_BITS = 15
+"""Of the codes that a table decodes; longer ones, which are rare, are searched for."""
+MOST_GROUPS = 1 << LONGEST_BITS
+"""Different groups of symbols, each of which may get a code."""
 
 
 @dataclass(frozen=True, repr=False)
 class Huffman(Coder):
-    """The shortest prefix code of groups of symbols, canonical, no code longer than 15 bits.
+    """The shortest prefix code of groups of symbols, canonical, no code longer than 15 bits (28 from a model).
 
-    A group is as many symbols as pay, while alphabet**group <= 4096: so a symbol may take less than a bit. Within one
-    bit a group of the entropy: H <= bits of a group < H + 1, apart from the limit of 15 bits. The probabilities are
-    the carrier's own (``TensorSpec.probabilities``) if it has some, and no table travels; every symbol gets a code,
+    A group is as many symbols as pay, while alphabet**group <= 2**15: so a symbol may take less than a bit. A group
+    takes H <= bits < H + 1 on average, H its entropy, apart from that limit and the table. The probabilities are the
+    carrier's own (``TensorSpec.probabilities``) if it has some, and no table travels; every symbol gets a code,
     whatever they say. Otherwise they are the counts in this tensor, and the code lengths travel in front: 4 bits for a
     group that occurs, 4 bits and a gamma code for a run of those that do not.
 
     The first byte is the size of a group. It is 0 where packing to a fixed width is shorter (always for alphabets above
-    4096), so a stream is at most one byte longer than packed symbols.
+    2**15), so a stream is at most one byte longer than packed symbols.
 
     Huffman, A Method for the Construction of Minimum-Redundancy Codes, 1952; the limit by package-merge, Larmore and
     Hirschberg, 1990. Faghri et al. (2020, arXiv:2010.12460) code single symbols.
@@ -95,10 +97,11 @@ class Huffman(Coder):
         return prefix_bytes(spec) + 1 + packed_bytes(spec.numel, alphabet_of(spec, self))
 
 
-def code_lengths(weights: Sequence[float] | NDArray[Any]) -> Ints:
-    """Lengths of the codes that make sum(weights * lengths) least while none exceeds 15 bits; 0 where a weight is 0.
+def code_lengths(weights: Sequence[float] | NDArray[Any], longest: int = LONGEST_BITS) -> Ints:
+    """Lengths of the codes that make sum(weights * lengths) least while none exceeds ``longest`` bits.
 
-    weights: probabilities or counts, at most 2**15 of them above 0. A single symbol gets one bit.
+    weights: probabilities or counts, at most 2**longest of them above 0; the length is 0 where the weight is. A single
+    symbol gets one bit.
 
     >>> code_lengths([8, 1, 0, 4, 3]).tolist()
     [1, 3, 0, 2, 3]
@@ -111,7 +114,7 @@ def code_lengths(weights: Sequence[float] | NDArray[Any]) -> Ints:
         lengths[order] = 1
         return lengths
     levels, packages = [], leaves[:0]
-    for _ in range(LONGEST_BITS):
+    for _ in range(longest):
         merged = np.concatenate((leaves, packages))
         rank = np.argsort(merged, kind="stable")
         levels.append(rank < len(leaves))
@@ -138,7 +141,8 @@ def expected_bits(probabilities: Sequence[float], group: int = 1) -> float:
 def model_lengths(probabilities: tuple[float, ...], group: int) -> Ints:
     """Code lengths of groups of independent symbols. Every group gets a code, however improbable."""
     joint = _joint(np.asarray(probabilities) / math.fsum(probabilities), group)
-    lengths = code_lengths(np.maximum(np.rint(joint * SCALE), 1).astype(np.int64))
+    weights = np.maximum(np.rint(joint * (1 << LONGEST_MODEL_BITS)), 1).astype(np.int64)
+    lengths = code_lengths(weights, LONGEST_MODEL_BITS)
     lengths.flags.writeable = False  # it is shared
     return lengths
 
@@ -146,7 +150,7 @@ def model_lengths(probabilities: tuple[float, ...], group: int) -> Ints:
 def group_sizes(alphabet: int) -> range:
     """How many symbols a group may have; empty for large alphabets."""
     most = 0
-    while alphabet ** (most + 1) <= MOST_GROUPS and most < 12:
+    while alphabet ** (most + 1) <= MOST_GROUPS and most < LONGEST_BITS:
         most += 1
     return range(1, most + 1)
 
@@ -155,16 +159,16 @@ def canonical(lengths: Ints) -> NDArray[np.uint64]:
     """The codes: shorter ones first, equal ones in the order of their symbols, each one higher than the one before."""
     order, ends = _in_order(lengths)
     codes = np.zeros(len(lengths), np.uint64)
-    sizes = 1 << (LONGEST_BITS - lengths[order])
-    codes[order] = (ends - sizes) >> (LONGEST_BITS - lengths[order])
+    free = LONGEST_MODEL_BITS - lengths[order]
+    codes[order] = (ends - (1 << free)) >> free
     return codes
 
 
 def _in_order(lengths: Ints) -> tuple[Ints, Ints]:
-    """Symbols in the order of their codes, and where among 2**15 windows the windows of each one's code end."""
+    """Symbols in the order of their codes, and where among 2**28 windows those that begin with each one's code end."""
     order = np.flatnonzero(lengths)
     order = order[np.argsort(lengths[order], kind="stable")]
-    return order, np.cumsum(1 << (LONGEST_BITS - lengths[order]))
+    return order, np.cumsum(1 << (LONGEST_MODEL_BITS - lengths[order]))
 
 
 def _joint(probabilities: NDArray[np.float64], group: int) -> NDArray[np.float64]:
@@ -250,11 +254,26 @@ def _read_codes(reader: BitReader, count: int, lengths: Ints) -> Ints:
     order, ends = _in_order(lengths)
     if len(order) == 1:
         return np.full(count, order[0])
-    spans = np.diff(ends, prepend=0)
-    of_window, length_of_window = np.repeat(order, spans), np.repeat(lengths[order], spans).astype(np.uint8)
-    shift = np.uint64(64 - LONGEST_BITS)
+    short = order[lengths[order] <= QUICK_BITS]  # the first ones of the order
+    quick = np.repeat(short, 1 << (QUICK_BITS - lengths[short]))
+    quick = np.concatenate((quick, np.full((1 << QUICK_BITS) - len(quick), -1)))
+    quick_steps = np.where(quick < 0, 0, lengths[quick]).astype(np.uint8)
+
+    def searched(windows: Words) -> Ints:
+        return order[np.searchsorted(ends, (windows >> np.uint64(64 - LONGEST_MODEL_BITS)).astype(np.int64), "right")]
+
+    def steps(windows: Words) -> Bytes:
+        found: Bytes = quick_steps[windows >> np.uint64(64 - QUICK_BITS)]
+        long = np.flatnonzero(found == 0)
+        found[long] = lengths[searched(windows[long])]
+        return found
+
     groups, filled = np.empty(min(count, reader.left), np.int64), 0
-    for starts in reader.starts(count, lambda windows: length_of_window[windows >> shift]):
-        groups[filled : filled + len(starts)] = of_window[reader.windows(starts) >> shift]
+    for starts in reader.starts(count, steps):
+        windows = reader.windows(starts)
+        part = quick[windows >> np.uint64(64 - QUICK_BITS)]
+        long = np.flatnonzero(part < 0)
+        part[long] = searched(windows[long])
+        groups[filled : filled + len(starts)] = part
         filled += len(starts)
     return groups

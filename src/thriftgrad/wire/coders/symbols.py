@@ -51,7 +51,8 @@ def values_of(symbols: Tensor, spec: TensorSpec, coder: object) -> Ints:
     alphabet = alphabet_of(spec, coder)
     check_numel(symbols, spec, coder)
     values: Ints = symbols.detach().reshape(-1).cpu().to(torch.int64).numpy()
-    if len(values) and not 0 <= (low := int(values.min())) <= (high := int(values.max())) < alphabet:
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if low < 0 or high >= alphabet:
         raise ValueError(f"{coder!r}: symbols lie in [0, {alphabet}), got some in [{low}, {high}].")
     return values
 
