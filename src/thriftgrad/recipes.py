@@ -159,7 +159,7 @@ def amq_n(bits: int = 3, bucket: int = 8192, include_zero: bool = False, momentu
     return Method(AllGather(quantizer), momentum=momentum, paper=_FAGHRI)
 
 
-_FAGHRI = "Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, NeurIPS 2020, arXiv:2010.12460"
+_FAGHRI = "Faghri et al., Adaptive Gradient Quantization, NeurIPS 2020, arXiv:2010.12460"
 
 
 def natural(momentum: float = 0.9) -> Method:

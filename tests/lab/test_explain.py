@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from thriftgrad import Key, Ledger, TensorSpec, parse, recipes, simulate, vocabulary, wire
+from thriftgrad import Key, Ledger, TensorSpec, kernels, parse, recipes, simulate, vocabulary, wire
 from thriftgrad.lab.comparison import ComparisonError
 from thriftgrad.lab.explain import explain, overview, prose
 from thriftgrad.lab.table import human_bytes
@@ -70,7 +70,7 @@ def booked(aggregator, shape, workers):
         ledger = Ledger()
         states = [aggregator.init([spec]) for _ in range(workers)]
         for step in range(exchanges):
-            comms = [aggregator.aggregate([spec.zeros()], state, Key(step)) for state in states]
+            comms = [aggregator.aggregate([kernels.normal(spec.numel, 0).view(shape)], state, Key(step)) for state in states]
             states = [state for _, state in simulate(comms, ledger)]
         books.append((ledger.up_bytes, ledger.down_bytes))
     return [two - one for one, two in zip(*books, strict=True)]

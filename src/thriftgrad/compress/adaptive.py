@@ -120,19 +120,29 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
             reached.append(state.step - state.step % self.update_every)
         return max(reached, default=-1) > state.updated
 
-    def peaks(self, x: Tensor, state: AdaptedLevels, key: Key) -> Tensor:
+    def peaks(self, x: Tensor, state: AdaptedLevels, key: Key) -> Tensor | None:
+        if self.weight_power == 0:
+            return None  # nothing is weighed
         scale = buckets.norms(buckets.rows(floats(x, self), self.bucket), self.norm)
         return scale.amax().view(1) if scale.numel() else scale.new_zeros(1)
 
-    def counts(self, x: Tensor, state: AdaptedLevels, key: Key, peaks: Tensor) -> Tensor:
+    def counts(self, x: Tensor, state: AdaptedLevels, key: Key, peaks: Tensor | None) -> Tensor:
         rows = buckets.rows(floats(x, self), self.bucket)
         scale = buckets.norms(rows, self.norm)
-        counted = (scale > 0) & (peaks > 0)  # neither is NaN
-        relative = torch.where(counted, scale.to(torch.float64) / peaks, 0.0)
-        weights = (relative**self.weight_power * magnitudes.WEIGHT).round().to(torch.int64)
-        u = buckets.normalised(rows, scale).abs().reshape(-1)[: x.numel()]
-        each = [w.to(torch.int64).repeat_interleave(rows.shape[1])[: x.numel()] for w in (weights * counted, counted)]
-        return torch.stack([magnitudes.count(u, w) for w in each])
+        if peaks is None:
+            weights = torch.ones_like(scale, dtype=torch.int64)
+        elif peaks > 0:
+            weights = (
+                ((scale.to(torch.float64) / peaks) ** self.weight_power * magnitudes.WEIGHT).round().to(torch.int64)
+            )
+        else:  # zero everywhere, or NaN somewhere
+            return torch.zeros(2, magnitudes.BINS, dtype=torch.int64, device=scale.device)
+        u, used = buckets.normalised(rows, scale).abs_(), scale > 0
+        counts = magnitudes.count(u, weights) if used.all() else magnitudes.count(u[used], weights[used])
+        filled = rows.numel() - x.numel()  # zeros at the end of the last bucket are nobody's
+        if filled and used[-1]:
+            counts[:, 0] -= filled * torch.stack((weights[-1], torch.ones_like(weights[-1])))
+        return counts
 
     def adapt(self, state: AdaptedLevels, peaks: Any, counts: Any) -> AdaptedLevels:
         if counts is None or not counts.any():

@@ -62,4 +62,4 @@ def norms(buckets: Tensor, norm: Norm) -> Tensor:
 def normalised(buckets: Tensor, scale: Tensor) -> Tensor:
     """The rows over their scales, within [-1, 1]; zero where the scale is zero or NaN."""
     divisor = torch.where(scale > 0, scale, 1.0)  # NaN is not above 0: its bucket becomes NaN on the way back
-    return (buckets / divisor[:, None]).clamp(-1.0, 1.0).nan_to_num(0.0)
+    return (buckets / divisor[:, None]).clamp_(-1.0, 1.0).nan_to_num_(0.0)

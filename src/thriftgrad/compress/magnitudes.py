@@ -23,17 +23,21 @@ _SHIFT = 23 - (PER_OCTAVE.bit_length() - 1)
 _FIRST = (127 - OCTAVES) * PER_OCTAVE
 
 
-def count(magnitudes: Tensor, weights: Tensor) -> Tensor:
-    """The sum of the weights in each bin: float32[n] in [0, 1] and int64[n] -> int64[BINS].
+def count(rows: Tensor, weights: Tensor) -> Tensor:
+    """How many magnitudes fall into each bin, each counted by its row's weight, and plainly: int64[2, BINS].
+
+    rows: float32[m, d] in [0, 1]; weights: int64[m].
 
     The bin is read off the number's own bits (exponent and four bits of the mantissa), alike on all devices.
 
-    >>> count(torch.tensor([0.0, 1.0, 0.5]), torch.tensor([1, 2, 3])).nonzero().view(-1).tolist()
-    [0, 497, 512]
+    >>> counts = count(torch.tensor([[0.0, 1.0, 0.5]]), torch.tensor([7]))
+    >>> counts.nonzero().tolist(), counts[:, 512].tolist()
+    ([[0, 0], [0, 497], [0, 512], [1, 0], [1, 497], [1, 512]], [7, 1])
     """
-    bits = magnitudes.view(torch.int32) >> _SHIFT
-    bins = (bits - _FIRST + 1).clamp(0, BINS - 1).to(torch.int64)
-    return torch.zeros(BINS, dtype=torch.int64, device=weights.device).index_add_(0, bins, weights)
+    bins = (rows.view(torch.int32) >> _SHIFT).sub_(_FIRST - 1).clamp_(0, BINS - 1).reshape(-1)
+    none = torch.zeros(BINS, dtype=torch.int64, device=rows.device)
+    weighted = none.index_add(0, bins, weights[:, None].expand(rows.shape).reshape(-1))
+    return torch.stack((weighted, torch.bincount(bins, minlength=BINS)))
 
 
 def histogram(counts: Tensor) -> Histogram:

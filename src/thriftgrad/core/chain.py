@@ -46,8 +46,7 @@ class Chain(Compressor[Pair, Pair]):
                 f"{self!r}: a memory must stand outermost, since it has to see what every stage leaves out; "
                 "write ErrorFeedback(... >> ...)."
             )
-        carrier = first.layout(TensorSpec((1,))).carrier
-        if (carrier.alphabet is not None or carrier.variable) and not second.lossless:
+        if not second.lossless and _holds_symbols(first):
             raise TypeError(
                 f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
                 "swap the two or use a lossless coder second."
@@ -159,6 +158,14 @@ class Chain(Compressor[Pair, Pair]):
         length = self.first.layout(TensorSpec((n,))).carrier.numel
         bound: float | None = getattr(self.second, claim)(length)
         return bound
+
+
+def _holds_symbols(compressor: Compressor[Any, Any]) -> bool:
+    """Whether its carrier is integers; a coder's own input need not be floating point, but its stream never is."""
+    if compressor.lossless and not compressor.isometric:
+        return True
+    carrier = compressor.layout(TensorSpec((1,))).carrier
+    return carrier.alphabet is not None or carrier.variable
 
 
 def _pair(first: Any, second: Any) -> Pair | None:
