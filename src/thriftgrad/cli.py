@@ -155,6 +155,14 @@ def nuqsgd(context: typer.Context, quick: Quick = False, out: ReproductionFolder
     _reproduce(context, reproduction(quick), out)
 
 
+@reproduce.command()
+def alq(context: typer.Context, quick: Quick = False, out: ReproductionFolder = None) -> None:
+    """ALQ and AMQ, NeurIPS 2020: adaptive levels against fixed ones and full precision."""
+    from thriftgrad.lab.reproduce.alq import reproduction
+
+    _reproduce(context, reproduction(quick), out)
+
+
 @app.command()
 def methods() -> None:
     """List the recipes and the words of the algebra."""

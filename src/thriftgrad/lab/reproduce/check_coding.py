@@ -76,6 +76,21 @@ def near_entropy(gradients: str, name: str, excess_bits: float, reasons: Reasons
     return check
 
 
+def cheaper(gradients: str, name: str, a: str, b: str, reasons: Reasons) -> Check:
+    """Coded by one coder, a's symbols take fewer bits than b's, scales included."""
+
+    def check(evidence: Evidence) -> Finding:
+        rows = evidence.rows(gradients)
+        bits = {label: seedwise(rows, f"coded: {name}", label, value="bits") for label in (a, b)}
+        verdict = below(ratio(bits[a], bits[b]), 1.0)
+        packed = {label: fmean(seedwise(rows, PACKED, label, value="bits")) for label in (a, b)}
+        listed = "; ".join(f"{each} {interval(bits[each]).text()} (packed {packed[each]:.3f})" for each in (a, b))
+        ours = f"Bits a coordinate with {name}: {listed}."
+        return Finding(ours, verdict, reasons.of(verdict), (coded_table(evidence, gradients),))
+
+    return check
+
+
 def coded_table(evidence: Evidence, gradients: str) -> Table:
     """Bits a coordinate of every quantiser with every coder."""
     rows = evidence.rows(gradients)

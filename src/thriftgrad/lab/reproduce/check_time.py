@@ -40,6 +40,27 @@ def faster(
     return check
 
 
+def overhead(
+    measurement: str, timed: Timed, study: str, label: str, updates_a_step: float, most: float, reasons: Reasons
+) -> Check:
+    """Updating levels ``updates_a_step`` times a step takes less than a share ``most`` of a training step's seconds."""
+
+    def check(evidence: Evidence) -> Finding:
+        runs = evidence.study(study)
+        step_seconds = runs.mean(label, lambda at: at.compute_seconds / at.step if at.step else None)
+        updates = [row["update_seconds"] for row in _rows(evidence.rows(measurement), timed)]
+        share = interval([updates_a_step * update / interval(step_seconds).mean for update in updates])
+        verdict = below(share, most)
+        ours = (
+            f"An update takes {1000 * interval(updates).mean:.1f} ms, forward and backward of one worker "
+            f"{1000 * interval(step_seconds).mean:.0f} ms: {100 * share.mean:.2g} % at the paper's schedule, "
+            f"{100 * share.mean / updates_a_step:.0f} % of the step in which it happens."
+        )
+        return Finding(ours, verdict, reasons.of(verdict))
+
+    return check
+
+
 def time_table(rows: Sequence[Row], elements: int) -> Table:
     """Bits, codec milliseconds and exchange milliseconds of everything that was timed."""
     lines = []

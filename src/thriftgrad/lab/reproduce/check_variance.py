@@ -49,6 +49,22 @@ def alike(gradients: str, sweep: str, a: str, b: str, reasons: Reasons, margin: 
     return check
 
 
+def total(gradients: str, sweep: str, label: str, most: float, reasons: Reasons, shown: Sequence[str]) -> Check:
+    """The whole variance of a step, minibatch and rounding, is at most ``most`` times full precision's.
+
+    Both fall as 1 / M, so their ratio does not depend on the number of workers.
+    """
+
+    def check(evidence: Evidence) -> Finding:
+        rows = evidence.rows(gradients)
+        found = {each: interval([1 + v for v in seedwise(rows, sweep, each, value="in_sampling")]) for each in shown}
+        verdict = below(found[label], most)
+        ours = f"In units of full precision's: {_listed(found)}."
+        return Finding(ours, verdict, reasons.of(verdict))
+
+    return check
+
+
 def less_along(
     gradients: str, sweep: str, a: str, b: str, reasons: Reasons, shown: Sequence[str], unit: str, least: float
 ) -> Check:

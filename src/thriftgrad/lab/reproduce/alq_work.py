@@ -1,0 +1,201 @@
+"""What the reproduction of ALQ and AMQ measures and trains; ``alq.py`` says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from thriftgrad.aggregate import AllGather
+from thriftgrad.compress import ALQ, ALQ_N, AMQ, AMQ_N, EDEN, NUQSGD, QSGD, Lloyd, OneBit, TernGrad
+from thriftgrad.core import ErrorFeedback
+from thriftgrad.lab.reproduce import check_coding
+from thriftgrad.lab.reproduce.probes import AnyCompressor, Measurement, Probe, ProbedGradients
+from thriftgrad.lab.reproduce.studies import AdamMethod, Arm, Study
+from thriftgrad.lab.reproduce.synthetic import ZeroLevel
+from thriftgrad.lab.reproduce.timing import Timing
+from thriftgrad.recipes import sgd
+from thriftgrad.train.method import Method
+
+BITS, BUCKET = 3, 16384
+SMALL_BUCKET = 8192  # for the network of 38 282 parameters
+BUCKETS = (1, 2, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
+SHORT_GRID = GRID[1:]
+SCHEDULE = (0, 10, 50)
+"""Steps at which training refits levels: the paper's 0, 100, 2000 of 80 000, in our hundred steps."""
+
+FP32, ONE = "SuperSGD, fp32", "SGD, one worker"
+NO_ZERO, ALQ_NO_ZERO = "NUQSGD without 0", "ALQ without 0"
+CLIPPED, UNCLIPPED = "TernGrad, clipped", "TernGrad, no clipping"
+NORMAL, PUBLISHED = "ALQ, normal model", "ALQ, published code"
+EF, EF_LLOYD = "EF-SignSGD, bucket 64", "Lloyd, error feedback"
+
+
+def adaptive(bits: int, bucket: int) -> dict[str, AnyCompressor]:
+    """The paper's own methods."""
+    return {
+        "ALQ": ALQ(bits=bits, bucket=bucket, per_tensor=False, update_at=SCHEDULE),
+        "ALQ-N": ALQ_N(bits=bits, bucket=bucket, per_tensor=False, update_at=SCHEDULE),
+        "AMQ": AMQ(bits=bits, bucket=bucket, per_tensor=False, update_at=SCHEDULE),
+        "AMQ-N": AMQ_N(bits=bits, bucket=bucket, per_tensor=False, update_at=SCHEDULE),
+    }
+
+
+def baselines(bits: int, bucket: int) -> dict[str, AnyCompressor]:
+    """What the paper compares with; TernGrad has three levels whatever ``bits`` is."""
+    return {
+        "QSGDinf": QSGD(bits=bits, bucket=bucket, norm="linf", per_tensor=False),
+        "NUQSGD": NUQSGD(bits=bits, bucket=bucket, per_tensor=False),
+        NO_ZERO: NUQSGD(bits=bits, bucket=bucket, include_zero=False, per_tensor=False),
+        # Without clipping as in the paper's runs, by buckets; with it as its own paper has it, by tensors.
+        UNCLIPPED: TernGrad(clip=None, bucket=bucket, shared_scale=False, per_tensor=False),
+        CLIPPED: TernGrad(),
+    }
+
+
+def variants(bits: int, bucket: int) -> dict[str, AnyCompressor]:
+    """ALQ's ablations, and quantisers that the paper does not compare with."""
+    base = ALQ(bits=bits, bucket=bucket)
+    return {
+        ALQ_NO_ZERO: replace(base, include_zero=False),
+        "ALQ, weight norm^1": replace(base, weight_power=1),
+        NORMAL: replace(base, distribution="normal"),
+        "ALQ without 0, normal model": replace(base, distribution="normal", include_zero=False),
+        PUBLISHED: replace(base, distribution="normal", include_zero=False, weight_power=1, reference_mode="ltq"),
+        "Lloyd": Lloyd(bits=bits, bucket=bucket),
+        "EDEN": EDEN(bits=bits, block=bucket),
+    }
+
+
+MAIN = (*adaptive(BITS, BUCKET), *baselines(BITS, BUCKET))
+VARIANTS = tuple(variants(BITS, BUCKET))
+SWEPT = ("ALQ", "ALQ-N", "AMQ", "AMQ-N", "QSGDinf", "NUQSGD", UNCLIPPED)
+
+
+# -- on SGD's path --
+
+
+def probes(steps: tuple[int, ...], bucket: int) -> tuple[Probe, ...]:
+    """Everything that is put on the gradients of SGD's path."""
+    late = steps[-2:]
+    everything = adaptive(BITS, bucket) | baselines(BITS, bucket) | variants(BITS, bucket)
+    found = [Probe("3 bits", label, each, steps) for label, each in everything.items()]
+    for bits in range(2, 9):
+        found += [Probe("bits", label, each, late, bits) for label, each in _swept(bits, bucket).items()]
+    for size in BUCKETS:
+        found += [Probe("bucket", label, each, late, size) for label, each in _swept(BITS, size).items()]
+    levels = ALQ(bits=BITS, bucket=bucket)
+    schedules = {"every step": None, "steps 0, 10 and 50": SCHEDULE, "step 0 alone": (0,)}
+    found += [Probe("schedule", label, levels, late, fitted=fitted) for label, fitted in schedules.items()]
+    coded = {label: each for label, each in everything.items() if label in (*SWEPT, ALQ_NO_ZERO, NO_ZERO)}
+    coded["NUQSGD, 4 bits"] = NUQSGD(bits=4, bucket=bucket)
+    return (*found, *check_coding.probes(coded, late, {NO_ZERO, ALQ_NO_ZERO, "AMQ", "AMQ-N"}))
+
+
+def _swept(bits: int, bucket: int) -> dict[str, AnyCompressor]:
+    every = adaptive(bits, bucket) | baselines(bits, bucket)
+    return {label: every[label] for label in SWEPT}
+
+
+def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]:
+    """All measurements without training."""
+    timed = tuple(
+        (label, bucket, each)
+        for bucket in (64, 512, BUCKET)
+        for label, each in (adaptive(BITS, bucket) | baselines(BITS, bucket)).items()
+    )
+    elements = 75_290  # the ResNet-8
+    gradients = []
+    for task in tasks:
+        steps = (10, 40) if quick else (5, 20, 40) if task == "text" else (5, 20, 60, 95)
+        put = probes(steps, SMALL_BUCKET if task == "digits" else BUCKET)
+        gradients += [
+            ProbedGradients(f"gradients-{task}-seed{seed}", task, seed, put, 40.0) for seed in range(3 if quick else 5)
+        ]
+    return (
+        ZeroLevel("zero-level", n=16384, draws=3 if quick else 10),
+        Timing("timing", timed, elements, draws=3),
+        *gradients,
+    )
+
+
+# -- trained --
+
+
+def arms(bits: int = BITS, bucket: int = BUCKET) -> dict[str, Arm]:
+    """Every method of the main table."""
+    quantised = {label: AllGather(each) for label, each in (adaptive(bits, bucket) | baselines(bits, bucket)).items()}
+    remembered = {
+        EF: AllGather(ErrorFeedback(OneBit(bucket=64))),
+        EF_LLOYD: AllGather(ErrorFeedback(Lloyd(bits=bits, bucket=bucket, update_at=SCHEDULE))),
+    }
+    found = {FP32: Arm(FP32, sgd())}
+    return found | {label: Arm(label, Method(each)) for label, each in (quantised | remembered).items()}
+
+
+def studies(vision: str, quick: bool) -> tuple[Study, ...]:
+    """All training runs; each study is tuned on its own grid."""
+    if quick:
+        few = _of(arms(bucket=SMALL_BUCKET), FP32, "ALQ", "ALQ-N", "AMQ", "QSGDinf", "NUQSGD", CLIPPED, UNCLIPPED)
+        return (Study("accuracy", vision, few, 3, 60, 0.005, grid=GRID[1:-1], tuning_steps=30),)
+    one = (Arm(ONE, sgd()),)
+    found = [
+        Study("accuracy", vision, tuple(arms().values()), 5, 100, 0.03, grid=GRID, tuning_steps=40),
+        Study("equal steps", vision, one, 5, 100, 0.03, workers=1, grid=GRID, tuning_steps=40),
+        Study("equal samples", vision, one, 5, 400, 0.03, workers=1, grid=GRID, tuning_steps=160),
+        Study(
+            "text", "text", _of(arms(), FP32, "ALQ", "QSGDinf", "NUQSGD"), 5, 60, 0.04, grid=GRID[1:], tuning_steps=30
+        ),
+    ]
+    small = arms(bucket=SMALL_BUCKET)
+    for workers, names in ((16, (FP32, "ALQ", "QSGDinf", "NUQSGD")), (32, (FP32, "ALQ", "QSGDinf"))):
+        found.append(_on_digits(f"workers-{workers}", _of(small, *names), 60, workers=workers))
+    found.append(_on_digits("bits", _by("bits", {b: arms(b, SMALL_BUCKET) for b in (2, 3, 5, 8)}, small[FP32]), 80))
+    found.append(
+        _on_digits("bucket", _by("bucket", {k: arms(BITS, k) for k in (64, 1024, 8192, 32768)}, small[FP32]), 80)
+    )
+    trio = _of(small, FP32, "ALQ", "QSGDinf")
+    plain = tuple(replace(arm, method=replace(arm.method, momentum=0.0)) for arm in trio)
+    adam = tuple(replace(arm, method=AdamMethod(arm.method.aggregator)) for arm in trio)
+    found.append(replace(_on_digits("momentum 0", plain, 80), grid=(1.0, 3.0, 10.0, 30.0)))
+    found.append(replace(_on_digits("adam", adam, 80), grid=(0.003, 0.01, 0.03, 0.1)))
+    found += [_on_digits(f"batch {size}", trio, 80, batch_size=size) for size in (8, 128)]
+    return tuple(found)
+
+
+def _on_digits(name: str, arms: tuple[Arm, ...], steps: int, workers: int = 4, batch_size: int | None = None) -> Study:
+    cost = 0.006 * (batch_size or 32) / 32
+    return Study(
+        name,
+        "digits",
+        arms,
+        5,
+        steps,
+        cost,
+        workers=workers,
+        batch_size=batch_size,
+        grid=SHORT_GRID,
+        tuning_steps=steps // 2,
+    )
+
+
+def _by(unit: str, found: dict[int, dict[str, Arm]], full: Arm) -> tuple[Arm, ...]:
+    """The compared methods at each place of an axis, and full precision."""
+    several = [
+        replace(each[label], label=at(label, unit, x))
+        for x, each in found.items()
+        for label in ("ALQ", "QSGDinf", "NUQSGD")
+    ]
+    return (full, *several)
+
+
+def at(label: str, unit: str, x: int) -> str:
+    """The name of an arm at a place of an axis.
+
+    >>> at("ALQ", "bits", 3)
+    'ALQ, 3 bits'
+    """
+    return f"{label}, {x} bits" if unit == "bits" else f"{label}, bucket {x}"
+
+
+def _of(found: dict[str, Arm], *labels: str) -> tuple[Arm, ...]:
+    return tuple(found[label] for label in labels)
