@@ -18,7 +18,29 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from thriftgrad import QSGD, Cast, ErrorFeedback, Identity, Key, RandomK, Sign, TensorSpec, TopK, wire
+from thriftgrad import (
+    ALQ,
+    AMQ,
+    EDEN,
+    NUQSGD,
+    QSGD,
+    Cast,
+    Elias,
+    ErrorFeedback,
+    GolombRice,
+    Huffman,
+    Identity,
+    Key,
+    Lloyd,
+    NaturalCompression,
+    OneBit,
+    RandomK,
+    Sign,
+    TensorSpec,
+    TernGrad,
+    TopK,
+    wire,
+)
 from thriftgrad.core import Compressor
 from thriftgrad.lab.comparison import cpu_name
 
@@ -30,7 +52,20 @@ COMPRESSORS: tuple[Compressor, ...] = (
     QSGD(bits=4, norm="linf"),
     QSGD(bits=3),
     QSGD(levels=1),
+    QSGD(bits=4, include_zero=False),
+    NUQSGD(bits=4),
+    ALQ(bits=3),
+    AMQ(bits=3),
+    Lloyd(bits=3),
+    TernGrad(),
+    NaturalCompression(),
+    OneBit(),
+    EDEN(bits=2),
+    QSGD(bits=3) >> Huffman(),
+    ALQ(bits=3) >> Huffman(),
+    NUQSGD(bits=3) >> Elias(sparse=True),
     TopK(fraction=0.01),
+    TopK(fraction=0.01, index_coder=GolombRice()),
     RandomK(fraction=0.01),
     Sign(),
     Sign(bucket=512),

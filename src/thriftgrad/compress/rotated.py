@@ -18,18 +18,18 @@ from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
 class RotationScales(NamedTuple):
     """The side information of a rotated quantiser."""
 
-    scale: Tensor  # float32[blocks]: what the levels of each block are multiplied by
+    scale: Tensor  # float32[blocks]: what the levels of each bucket are multiplied by
     seed: Tensor  # int64[1]: where the rotation comes from
 
 
 class _Rotated(Compressor[None, RotationScales]):
-    """C(x) = s R^T q(R x): q takes each coordinate of the rotated block to the nearest level for a Gaussian.
+    """C(x) = s R^T q(R x): q takes each coordinate of the rotated bucket to the nearest level for a Gaussian.
 
-    R = H D / sqrt(d): random signs D, then the Walsh-Hadamard matrix H. Blocks are powers of two: whole ones
-    of ``block`` coordinates, and the rest in ever smaller ones (the binary digits of its length), so nothing is padded.
+    R = H D / sqrt(d): random signs D, then the Walsh-Hadamard matrix H. Buckets are powers of two: whole ones
+    of ``bucket`` coordinates, and the rest in ever smaller ones (the binary digits of its length), so nothing is padded.
     """
 
-    block: int
+    bucket: int
     scale: Literal["unbiased", "biased"]
 
     @property
@@ -38,8 +38,8 @@ class _Rotated(Compressor[None, RotationScales]):
 
     def _check(self) -> None:
         name = type(self).__name__
-        if self.block < 1 or self.block & (self.block - 1):
-            raise ValueError(f"{name}: block must be a power of two for the Hadamard rotation, got {self.block}.")
+        if self.bucket < 1 or self.bucket & (self.bucket - 1):
+            raise ValueError(f"{name}: bucket must be a power of two for the Hadamard rotation, got {self.bucket}.")
         if self.scale not in ("unbiased", "biased"):
             raise ValueError(f'{name}: scale must be "unbiased" or "biased", got {self.scale!r}.')
 
@@ -48,9 +48,9 @@ class _Rotated(Compressor[None, RotationScales]):
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         symbols = TensorSpec((spec.numel,), torch.uint8, spec.device, alphabet=2**self._bits)
-        blocks = sum(rows for rows, _ in self._shapes(spec.numel))
+        count = sum(rows for rows, _ in self._shapes(spec.numel))
         side = RotationScales(  # a tree of specs
-            TensorSpec((blocks,), torch.float32, spec.device),  # type: ignore[arg-type]
+            TensorSpec((count,), torch.float32, spec.device),  # type: ignore[arg-type]
             TensorSpec((1,), torch.int64),  # type: ignore[arg-type]
         )
         return Layout(spec, symbols, side, repr(self))
@@ -61,7 +61,7 @@ class _Rotated(Compressor[None, RotationScales]):
         levels = _gaussian_levels(self._bits).to(flat.device)
         signs = self._signs(seed, flat)
         symbols, scales = [], []
-        for rows, sign in zip(self._blocks(flat), self._blocks(signs), strict=True):
+        for rows, sign in zip(self._buckets(flat), self._buckets(signs), strict=True):
             length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
             unit = (rows / torch.where(length > 0, length, 1.0)[:, None]).to(torch.float32).nan_to_num(0.0)
             rotated = kernels.hadamard(unit * sign)
@@ -81,28 +81,28 @@ class _Rotated(Compressor[None, RotationScales]):
         q = _gaussian_levels(self._bits).to(payload.carrier.device)[payload.carrier.to(torch.int64)]
         signs = self._signs(side.seed, q)
         scales = iter(torch.split(side.scale, [rows for rows, _ in self._shapes(spec.numel)]))
-        blocks = [
+        values = [
             (kernels.hadamard(rows) * sign * next(scales)[:, None]).reshape(-1)
-            for rows, sign in zip(self._blocks(q), self._blocks(signs), strict=True)
+            for rows, sign in zip(self._buckets(q), self._buckets(signs), strict=True)
         ]
-        return torch.cat([q[:0], *blocks]).to(spec.dtype).view(spec.shape)
+        return torch.cat([q[:0], *values]).to(spec.dtype).view(spec.shape)
 
     def _signs(self, seed: Tensor, flat: Tensor) -> Tensor:
         return kernels.random_signs(flat.numel(), int(seed) & (1 << 63) - 1, flat.device)
 
     def _shapes(self, n: int) -> list[tuple[int, int]]:
-        """(rows, columns) of the blocks: the whole ones together, then one of each power of two that is left."""
-        whole, rest = divmod(n, self.block)
+        """(rows, columns) of the buckets: the whole ones together, then one of each power of two that is left."""
+        whole, rest = divmod(n, self.bucket)
         powers = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
-        return [(whole, self.block)] * (whole > 0) + [(1, power) for power in powers]
+        return [(whole, self.bucket)] * (whole > 0) + [(1, power) for power in powers]
 
-    def _blocks(self, flat: Tensor) -> Iterator[Tensor]:
+    def _buckets(self, flat: Tensor) -> Iterator[Tensor]:
         shapes = self._shapes(flat.numel())
         for part, shape in zip(torch.split(flat, [m * d for m, d in shapes]), shapes, strict=True):
             yield part.view(shape)
 
     def contraction(self, n: int) -> float | None:
-        return 1 / max(1, min(n, self.block)) if self.scale == "biased" else None
+        return 1 / max(1, min(n, self.bucket)) if self.scale == "biased" else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,27 +110,27 @@ class EDEN(_Rotated):
     """C(x) = s R^T q(R x): a random rotation R, then each coordinate to the nearest Lloyd-Max level of a Gaussian.
 
     R = H D / sqrt(d): random signs D, then the Walsh-Hadamard matrix H. The rotation is known to both ends by its
-    seed, which travels; rounding is deterministic, so there is no other randomness. Blocks are powers of two: whole
-    ones of ``block`` coordinates, and the rest in ever smaller ones, so nothing is padded.
+    seed, which travels; rounding is deterministic, so there is no other randomness. Buckets are powers of two: whole
+    ones of ``bucket`` coordinates, and the rest in ever smaller ones, so nothing is padded.
     ``scale="unbiased"``: s = |x|^2 / <R x, q>. ``scale="biased"``: s = <R x, q> / |q|^2, the one of least error.
-    Wire: n symbols of ``bits`` bits, one float32 per block, a seed of 8 bytes.
+    Wire: n symbols of ``bits`` bits, one float32 per bucket, a seed of 8 bytes.
 
-    Claims: with the biased scale, a contraction with delta = 1 / min(n, block) (on most inputs near
+    Claims: with the biased scale, a contraction with delta = 1 / min(n, bucket) (on most inputs near
     1 - 0.3634, 0.1175, 0.0345 ... for 1, 2, 3 ... bits). With the unbiased one, nothing: E C(x) = x holds for
     uniformly random rotations, while H D is only near one, and misses it on vectors of a few coordinates.
-    A block with a NaN or an infinity decompresses to NaN.
+    A bucket with a NaN or an infinity decompresses to NaN.
 
-    Raises ``ValueError`` for bits outside 1 ... 8, a block that is no power of two or another scale; ``TypeError`` for
+    Raises ``ValueError`` for bits outside 1 ... 8, a bucket that is no power of two or another scale; ``TypeError`` for
     tensors that are not floating point.
-    Vargaftik et al., EDEN, ICML 2022, arXiv:2108.08842. There a vector is padded to one block.
+    Vargaftik et al., EDEN, ICML 2022, arXiv:2108.08842. There a vector is padded to one bucket.
 
     >>> import torch; from thriftgrad import Key
-    >>> EDEN(bits=2).compress(torch.ones(1000), None, Key(0))[0].nbytes  # 250, six blocks, a seed
+    >>> EDEN(bits=2).compress(torch.ones(1000), None, Key(0))[0].nbytes  # 250, six buckets, a seed
     282
     """
 
     bits: int
-    block: int = 4096
+    bucket: int = 4096
     scale: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
@@ -148,21 +148,21 @@ class DRIVE(_Rotated):
     """C(x) = s R^T sign(R x): the signs of the randomly rotated vector, one bit a coordinate.
 
     Everything else as in ``EDEN``, whose case of one bit it is. ``scale="unbiased"``: s = |x|^2 / |R x|_1;
-    ``scale="biased"``: s = |R x|_1 / d. Wire: n bits, one float32 per block of ``block`` coordinates, 8 bytes.
+    ``scale="biased"``: s = |R x|_1 / d. Wire: n bits, one float32 per bucket of ``bucket`` coordinates, 8 bytes.
 
-    Claims: with the biased scale, a contraction with delta = 1 / min(n, block), on most inputs near 2 / pi; with the
+    Claims: with the biased scale, a contraction with delta = 1 / min(n, bucket), on most inputs near 2 / pi; with the
     unbiased one nothing, for the reason that EDEN has.
 
-    Raises ``ValueError`` for a block that is no power of two or another scale; ``TypeError`` for tensors that are not
+    Raises ``ValueError`` for a bucket that is no power of two or another scale; ``TypeError`` for tensors that are not
     floating point.
-    Vargaftik et al., DRIVE, NeurIPS 2021, arXiv:2105.08339. There a vector is padded to one block.
+    Vargaftik et al., DRIVE, NeurIPS 2021, arXiv:2105.08339. There a vector is padded to one bucket.
 
     >>> import torch; from thriftgrad import Key
     >>> DRIVE().compress(torch.ones(4096), None, Key(0))[0].nbytes
     524
     """
 
-    block: int = 4096
+    bucket: int = 4096
     scale: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
