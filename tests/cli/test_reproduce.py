@@ -10,6 +10,7 @@ def test_the_papers_are_listed(cli):
     result = cli("reproduce", "--help")
     assert result.code == 0
     assert "nuqsgd" in result.out
+    assert "alq" in result.out
 
 
 def test_an_unknown_paper_is_one_sentence(cli):

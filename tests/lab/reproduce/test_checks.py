@@ -5,7 +5,14 @@ from functools import partial
 import pytest
 
 from lab.reproduce.fabricated import probed, rows, study
-from thriftgrad.lab.reproduce import check_accuracy, check_coding, check_grids, check_time, check_variance
+from thriftgrad.lab.reproduce import (
+    check_accuracy,
+    check_coding,
+    check_grids,
+    check_levels,
+    check_time,
+    check_variance,
+)
 from thriftgrad.lab.reproduce.claims import Reasons, Verdict
 from thriftgrad.lab.reproduce.evidence import Evidence
 
@@ -162,3 +169,49 @@ def test_time(tmp_path, seconds, expected):
 def _base(sweep, label, x=0.0):
     """Variances that differ from seed to seed by more than methods do."""
     return [probed(sweep, label, i, 1.0 * (i + 1), x) for i in range(3)]
+
+
+@pytest.mark.parametrize(("error", "expected"), [(0.5, HOLDS), (3.0, NOT)])
+def test_the_whole_variance_of_a_step(tmp_path, error, expected):
+    rows(tmp_path, "g", [probed("s", "a", i, error * n) for i, n in enumerate(NOISE)])
+    check = check_variance.total("g", "s", "a", 2.0, REASONS, ["a"])
+    assert verdict(check, tmp_path) is expected
+    assert check(Evidence(tmp_path)).ours.startswith(f"In units of full precision's: a {1 + error:.3g} [")
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(0.8, HOLDS), (0.99, PART)])
+def test_a_gap_between_studies(tmp_path, samples, expected):
+    study(tmp_path, "many", {"a": [0.9, 0.901, 0.902]}, workers=4)
+    study(tmp_path, "steps", {"b": [0.8, 0.801, 0.802]}, workers=1)
+    study(tmp_path, "samples", {"b": [samples, samples, samples + 0.001]}, workers=1)
+    check = check_accuracy.gap(("many", "a"), [("steps", "b"), ("samples", "b")], REASONS)
+    assert verdict(check, tmp_path) is expected
+
+
+def test_cheaper_symbols(tmp_path):
+    found = []
+    for label, bits in (("a", 1.0), ("b", 2.0)):
+        found += [probed(check_coding.PACKED, label, i, 1.0) for i in range(3)]
+        found += [probed("coded: Huffman", label, i, 1.0, bits=bits * n) for i, n in enumerate(NOISE)]
+    rows(tmp_path, "g", found)
+    assert verdict(check_coding.cheaper("g", "Huffman", "a", "b", REASONS), tmp_path) is HOLDS
+    assert verdict(check_coding.cheaper("g", "Huffman", "b", "a", REASONS), tmp_path) is NOT
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.1, HOLDS), (10.0, NOT)])
+def test_the_overhead_of_updates(tmp_path, seconds, expected):
+    base = {"label": "a", "bucket": 64, "encode_seconds": 0.0, "decode_seconds": 0.0, "nbytes": 1}
+    rows(tmp_path, "t", [base | {"draw": i, "update_seconds": seconds * n} for i, n in enumerate(NOISE)])
+    study(tmp_path, "s", {"a": [0.9, 0.9]})  # 10 ms of compute a step
+    check = check_time.overhead("t", ("a", 64), "s", "a", 1e-4, 0.005, REASONS)
+    assert verdict(check, tmp_path) is expected
+
+
+def test_the_published_levels_are_no_optimum(tmp_path):
+    check = check_levels.converged(REASONS)
+    assert verdict(check, tmp_path) is NOT
+    (table,) = check(Evidence(tmp_path)).tables
+    shown = {name: levels for name, levels, _ in table.rows}
+    assert shown["ALQ, converged"] == "0.0035 0.0115 0.0272 1.0000"  # the specification's test vector
+    assert shown["ALQ, published figure"] == "0.0048 0.0180 0.1252 1.0000"
+    assert shown["ALQ, the published solver again"].startswith("0.0048 0.0180 0.12")

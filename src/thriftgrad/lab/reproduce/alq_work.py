@@ -62,7 +62,7 @@ def variants(bits: int, bucket: int) -> dict[str, AnyCompressor]:
         "ALQ without 0, normal model": replace(base, distribution="normal", include_zero=False),
         PUBLISHED: replace(base, distribution="normal", include_zero=False, weight_power=1, reference_mode="ltq"),
         "Lloyd": Lloyd(bits=bits, bucket=bucket),
-        "EDEN": EDEN(bits=bits, block=bucket),
+        "EDEN": EDEN(bits=bits, bucket=bucket),
     }
 
 
@@ -74,11 +74,16 @@ SWEPT = ("ALQ", "ALQ-N", "AMQ", "AMQ-N", "QSGDinf", "NUQSGD", UNCLIPPED)
 # -- on SGD's path --
 
 
-def probes(steps: tuple[int, ...], bucket: int) -> tuple[Probe, ...]:
-    """Everything that is put on the gradients of SGD's path."""
-    late = steps[-2:]
+def compared(steps: tuple[int, ...], bucket: int) -> list[Probe]:
+    """Every quantiser at 3 bits."""
     everything = adaptive(BITS, bucket) | baselines(BITS, bucket) | variants(BITS, bucket)
-    found = [Probe("3 bits", label, each, steps) for label, each in everything.items()]
+    return [Probe("3 bits", label, each, steps) for label, each in everything.items()]
+
+
+def sweeps(late: tuple[int, ...], bucket: int) -> list[Probe]:
+    """Bits, buckets, schedules and coders."""
+    everything = adaptive(BITS, bucket) | baselines(BITS, bucket) | variants(BITS, bucket)
+    found = []
     for bits in range(2, 9):
         found += [Probe("bits", label, each, late, bits) for label, each in _swept(bits, bucket).items()]
     for size in BUCKETS:
@@ -88,7 +93,7 @@ def probes(steps: tuple[int, ...], bucket: int) -> tuple[Probe, ...]:
     found += [Probe("schedule", label, levels, late, fitted=fitted) for label, fitted in schedules.items()]
     coded = {label: each for label, each in everything.items() if label in (*SWEPT, ALQ_NO_ZERO, NO_ZERO)}
     coded["NUQSGD, 4 bits"] = NUQSGD(bits=4, bucket=bucket)
-    return (*found, *check_coding.probes(coded, late, {NO_ZERO, ALQ_NO_ZERO, "AMQ", "AMQ-N"}))
+    return found + check_coding.probes(coded, late, {NO_ZERO, ALQ_NO_ZERO, "AMQ", "AMQ-N"})
 
 
 def _swept(bits: int, bucket: int) -> dict[str, AnyCompressor]:
@@ -107,9 +112,11 @@ def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]
     gradients = []
     for task in tasks:
         steps = (10, 40) if quick else (5, 20, 40) if task == "text" else (5, 20, 60, 95)
-        put = probes(steps, SMALL_BUCKET if task == "digits" else BUCKET)
+        bucket = SMALL_BUCKET if task == "digits" else BUCKET
+        put = compared(steps, bucket) + (sweeps(steps[-2:], bucket) if task == tasks[0] else [])
         gradients += [
-            ProbedGradients(f"gradients-{task}-seed{seed}", task, seed, put, 40.0) for seed in range(3 if quick else 5)
+            ProbedGradients(f"gradients-{task}-seed{seed}", task, seed, tuple(put), 30.0)
+            for seed in range(3 if quick else 5)
         ]
     return (
         ZeroLevel("zero-level", n=16384, draws=3 if quick else 10),
@@ -139,11 +146,11 @@ def studies(vision: str, quick: bool) -> tuple[Study, ...]:
         return (Study("accuracy", vision, few, 3, 60, 0.005, grid=GRID[1:-1], tuning_steps=30),)
     one = (Arm(ONE, sgd()),)
     found = [
-        Study("accuracy", vision, tuple(arms().values()), 5, 100, 0.03, grid=GRID, tuning_steps=40),
-        Study("equal steps", vision, one, 5, 100, 0.03, workers=1, grid=GRID, tuning_steps=40),
-        Study("equal samples", vision, one, 5, 400, 0.03, workers=1, grid=GRID, tuning_steps=160),
+        Study("accuracy", vision, tuple(arms().values()), 5, 100, 0.026, grid=GRID, tuning_steps=40),
+        Study("equal steps", vision, one, 5, 100, 0.026, workers=1, grid=GRID, tuning_steps=40),
+        Study("equal samples", vision, one, 5, 400, 0.026, workers=1, grid=GRID, tuning_steps=160),
         Study(
-            "text", "text", _of(arms(), FP32, "ALQ", "QSGDinf", "NUQSGD"), 5, 60, 0.04, grid=GRID[1:], tuning_steps=30
+            "text", "text", _of(arms(), FP32, "ALQ", "QSGDinf", "NUQSGD"), 5, 60, 0.028, grid=GRID[1:], tuning_steps=30
         ),
     ]
     small = arms(bucket=SMALL_BUCKET)
@@ -163,7 +170,7 @@ def studies(vision: str, quick: bool) -> tuple[Study, ...]:
 
 
 def _on_digits(name: str, arms: tuple[Arm, ...], steps: int, workers: int = 4, batch_size: int | None = None) -> Study:
-    cost = 0.006 * (batch_size or 32) / 32
+    cost = 0.005 * (batch_size or 32) / 32
     return Study(
         name,
         "digits",

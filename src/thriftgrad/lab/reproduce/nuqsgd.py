@@ -76,7 +76,7 @@ def _studies(vision: str, quick: bool) -> tuple[Study, ...]:
         arms=_arms(),
         seeds=3 if quick else 5,
         steps=60 if quick else 120,
-        step_seconds=0.005 if quick else 0.03,
+        step_seconds=0.005 if quick else 0.026,
         grid=GRID[1:-1] if quick else GRID,
         tuning_steps=30 if quick else 60,
     )
@@ -87,15 +87,16 @@ def _studies(vision: str, quick: bool) -> tuple[Study, ...]:
         Study(f"workers-{count}", "digits", few, 5, 60, 0.005, workers=count, grid=GRID[1:-1], tuning_steps=30)
         for count in (16, 32)
     ]
-    text = Study("text", "text", few, 5, 60, 0.05, grid=GRID[1:-1], tuning_steps=20)
+    text = Study("text", "text", few, 5, 60, 0.028, grid=GRID[1:-1], tuning_steps=20)
     return (accuracy, text, *many)
 
 
 def _measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]:
     steps = (10, 40) if quick else (5, 20, 60, 110)
-    probes = {task: _probes((5, 20, 40) if task == "text" else steps) for task in tasks}
+    probes = {task: _compared((5, 20, 40) if task == "text" else steps) for task in tasks}
+    probes[tasks[0]] += _sweeps(steps[-2:])
     gradients = [
-        ProbedGradients(f"gradients-{task}-seed{seed}", task, seed, probes[task], 30.0)
+        ProbedGradients(f"gradients-{task}-seed{seed}", task, seed, tuple(probes[task]), 20.0)
         for task in tasks
         for seed in range(3 if quick else 5)
     ]
@@ -108,16 +109,14 @@ def _measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...
     )
 
 
-def _probes(steps: tuple[int, ...]) -> tuple[Probe, ...]:
-    late = steps[-2:]
+def _compared(steps: tuple[int, ...]) -> list[Probe]:
+    return [Probe("4 bits", label, each, steps) for label, each in _grids().items()]
+
+
+def _sweeps(late: tuple[int, ...]) -> list[Probe]:
     bits = [Probe("bits", label, each, late, b) for b in range(2, 9) for label, each in _grids(b).items()]
     buckets = [Probe("bucket", label, each, late, k) for k in BUCKETS for label, each in _grids(BITS, k).items()]
-    return (
-        *(Probe("4 bits", label, each, steps) for label, each in _grids().items()),
-        *bits,
-        *buckets,
-        *check_coding.probes(_grids(), late, {NO_ZERO}),
-    )
+    return bits + buckets + check_coding.probes(_grids(), late, {NO_ZERO})
 
 
 def _timed() -> tuple[tuple[str, int, AnyCompressor], ...]:

@@ -66,6 +66,7 @@ class Study:
     tuning_steps: int = 0
     rates_of: str = ""
     rate_scale: float = 1.0
+    evaluations: int = 10
 
     @property
     def folder(self) -> str:
@@ -88,7 +89,7 @@ class Study:
             for arm in self.arms
         )
         size = self.batch_size or base.configuration.batch_size
-        every = max(1, self.steps // 10)
+        every = max(1, self.steps // self.evaluations)
         return Comparison(
             replace(base.request, methods=tuple(arm.label for arm in self.arms)),
             replace(base.configuration, methods=rows, batch_size=size, evaluate_every=every),
@@ -100,7 +101,9 @@ class Study:
     def tuning(self) -> Study:
         """The study that tries every rate of the grid with every arm: an arm of it for each pair."""
         arms = tuple(replace(arm, label=_tried(arm.label, factor)) for arm in self.arms for factor in self.grid)
-        return replace(self, name=f"{self.name}/tuning", arms=arms, seeds=1, steps=self.tuning_steps, grid=())
+        return replace(
+            self, name=f"{self.name}/tuning", arms=arms, seeds=1, steps=self.tuning_steps, grid=(), evaluations=4
+        )
 
     def tuning_jobs(self, folder: Path) -> list[Run]:
         """A run for each arm and rate; its folder is made."""
