@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from thriftgrad import kernels, theory
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
 
 
 class RotationScales(NamedTuple):
     """The side information of a rotated quantiser."""
 
-    scale: Tensor  # float32[blocks]: what the levels of each bucket are multiplied by
+    scale: Tensor  # float32[buckets]: what the levels of each bucket are multiplied by
     seed: Tensor  # int64[1]: where the rotation comes from
 
 
@@ -26,7 +27,7 @@ class _Rotated(Compressor[None, RotationScales]):
     """C(x) = s R^T q(R x): q takes each coordinate of the rotated bucket to the nearest level for a Gaussian.
 
     R = H D / sqrt(d): random signs D, then the Walsh-Hadamard matrix H. Buckets are powers of two: whole ones
-    of ``bucket`` coordinates, and the rest in ever smaller ones (the binary digits of its length), so nothing is padded.
+    of ``bucket`` coordinates, the rest in ever smaller ones (the binary digits of its length), so nothing is padded.
     """
 
     bucket: int
@@ -38,6 +39,7 @@ class _Rotated(Compressor[None, RotationScales]):
 
     def _check(self) -> None:
         name = type(self).__name__
+        check_integer(name, "bucket", self.bucket)
         if self.bucket < 1 or self.bucket & (self.bucket - 1):
             raise ValueError(f"{name}: bucket must be a power of two for the Hadamard rotation, got {self.bucket}.")
         if self.scale not in ("unbiased", "biased"):
@@ -134,6 +136,7 @@ class EDEN(_Rotated):
     scale: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
+        check_integer("EDEN", "bits", self.bits)
         if not 1 <= self.bits <= 8:
             raise ValueError(f"EDEN: bits must lie in 1 ... 8 (sign included), got {self.bits}.")
         self._check()
