@@ -77,14 +77,15 @@ class TopK(Compressor[None, Support]):
             return indices
         gaps = indices.diff(prepend=indices.new_tensor([-1])) - 1
         spec = TensorSpec((len(gaps),), gaps.dtype, gaps.device, alphabet=max(n, 1))
-        return self.index_coder.compress_carrier(gaps, spec, None, Key(0))[0].carrier
+        return self.index_coder.compress_carrier(gaps, spec, self.index_coder.init(spec), Key(0))[0].carrier
 
     def _indices(self, payload: Payload[Support]) -> Tensor:
         if self.index_coder is None:
             return payload.side.indices
         n, k = payload.layout.spec.numel, payload.carrier.numel()
         spec = TensorSpec((k,), torch.int64, payload.carrier.device, alphabet=max(n, 1))
-        gaps = self.index_coder.decompress(Payload(payload.side.indices, (), self.index_coder.layout(spec)))
+        layout = self.index_coder.layout(spec)  # without loss there is no side information
+        gaps = self.index_coder.decompress(Payload(payload.side.indices, layout.side, layout))
         indices = (gaps + 1).cumsum(0) - 1
         if k and int(indices[-1]) >= n:
             raise PayloadError(f"payload: index {int(indices[-1])} of a tensor of {n} elements.")
