@@ -15,6 +15,7 @@ from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.aggregate.server import ROOT
 from thriftgrad.comm import Comm, broadcast, gather, place, replicated
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, check_compressor
+from thriftgrad.core.feedback import LARGE
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +26,8 @@ class SymbolServer(Aggregator[Any]):
     loss in ceil(log2(2 N s + 1)) bits a coordinate: 2 N + 1 levels for the ternary ones of TernGrad. The scales do
     not go back, everybody has them. The server is one of the workers; its link carries everybody's payloads.
 
-    Raises ``ValueError`` for a compressor whose workers do not share their scales.
+    Raises ``ValueError`` for a compressor whose workers do not share their scales, or that does not send one symbol for
+    each coordinate, as a coder or a sparsifier.
     Wen et al., TernGrad, NeurIPS 2017, arXiv:1705.07878.
 
     >>> from thriftgrad.compress import TernGrad
@@ -41,6 +43,12 @@ class SymbolServer(Aggregator[Any]):
             raise ValueError(
                 f"SymbolServer: the sum of symbols means something on one scale alone, and {self.compressor!r} has one "
                 "for each worker; use TernGrad(shared_scale=True), or ParameterServer."
+            )
+        carrier = self.compressor.layout(TensorSpec((LARGE,))).carrier
+        if carrier.alphabet is None or carrier.numel != LARGE:
+            raise ValueError(
+                f"SymbolServer: sums go coordinate by coordinate, and {self.compressor!r} does not send a symbol for "
+                "each; leave out what codes or chooses, as in SymbolServer(TernGrad())."
             )
 
     def init_tensor(self, spec: TensorSpec) -> Any:
@@ -73,7 +81,7 @@ class SymbolServer(Aggregator[Any]):
 
         def means() -> list[Tensor]:
             return [
-                self.compressor.decompress(Payload(total.carrier / me.world, mine.side, mine.layout))
+                self.compressor.decompress(Payload(total.carrier.double() / me.world, mine.side, mine.layout))
                 for total, mine in zip(wire.unpack_all(message, layouts), payloads, strict=True)
             ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -34,8 +34,8 @@ class TernGrad(Compressor[AgreedScale, Scales]):
     Claims: without clipping, unbiased; with a scale of its own also omega = sqrt(d) - 1 for d = min(n, bucket)
     (exactly, the variance is s |x|_1 - |x|^2). A bucket with a NaN or an infinity decompresses to NaN.
 
-    Raises ``ValueError`` for a clip that is not positive or a bucket below 1; ``TypeError`` for tensors that are not
-    floating point.
+    Raises ``ValueError`` for a clip that is not positive and finite or a bucket below 1; ``TypeError`` for tensors that
+    are not floating point.
     Wen et al., TernGrad, NeurIPS 2017, arXiv:1705.07878. There sigma is the deviation from the mean of the layer, which
     is taken to be zero; here about zero, so that a constant gradient is not clipped away.
 
@@ -49,9 +49,15 @@ class TernGrad(Compressor[AgreedScale, Scales]):
     bucket: int | None = None
 
     def __post_init__(self) -> None:
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"TernGrad: clip must be positive, or None for no clipping, got {self.clip}.")
-        buckets.check_bucket("TernGrad", self.bucket)
+        if self.clip is not None:
+            if type(self.clip) not in (int, float):
+                raise TypeError(f"TernGrad: clip must be a number, or None for no clipping, got {self.clip!r}.")
+            if not 0 < self.clip < inf:
+                raise ValueError(
+                    f"TernGrad: clip must be positive and finite, or None to leave it out, got {self.clip}."
+                )
+        if self.bucket is not None:
+            buckets.check_bucket("TernGrad", self.bucket)
 
     def __repr__(self) -> str:
         shown = super().__repr__()
@@ -82,9 +88,13 @@ class TernGrad(Compressor[AgreedScale, Scales]):
         return Payload((rounded + 1).to(torch.uint8), Scales(scale), self.layout(TensorSpec.of(x))), AgreedScale(None)
 
     def decompress(self, payload: Payload[Scales]) -> Tensor:
-        """Linear in the symbols, so that their mean over workers decompresses to the mean of the estimates."""
+        """Linear in the symbols, so that their mean over workers decompresses to the mean of the estimates.
+
+        In the precision of such a mean, float32 for symbols themselves.
+        """
         spec = payload.layout.spec
-        rows = buckets.rows(payload.carrier.to(torch.float32) - 1, self.bucket)
+        wide = torch.promote_types(payload.carrier.dtype, torch.float32)
+        rows = buckets.rows(payload.carrier.to(wide) - 1, self.bucket)
         values = (rows * payload.side.scale[:, None]).reshape(-1)[: spec.numel]
         return values.to(spec.dtype).view(spec.shape)
 
