@@ -109,6 +109,16 @@ def as_one(
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)], [state] * len(tensors)
 
 
+def check_memories(owner: str, up: Compressor[Any, Any], down: Compressor[Any, Any]) -> None:
+    """``ValueError`` where one keeps a memory for each tensor and the other takes all tensors as one."""
+    for one, other in ((up, down), (down, up)):
+        if one.has_memory and not other.per_tensor:
+            raise ValueError(
+                f"{owner}: {one!r} keeps a memory for each tensor, and {other!r} takes all tensors as one; "
+                "use per_tensor=True."
+            )
+
+
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds a NaN or an infinity."""
     return bool(torch.stack([x.isfinite().all() for x in tensors]).all()) if tensors else True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import (
     Comm,
@@ -38,6 +38,8 @@ class ScatterReduce(Aggregator[Shards]):
     Each tensor is cut into as many shards as there are workers (any length, any number: shards may differ by one
     element or be empty). Bytes per worker stay at two payloads whatever the number of workers. With
     ``ErrorFeedback(Sign())`` both ways this is the exchange of 1-bit Adam (Tang et al., 2021, arXiv:2102.02888).
+
+    Raises ``ValueError`` for a ``down`` whose scales workers share, or a memory beside ``per_tensor=False``.
     """
 
     up: Compressor[Any, Any]
@@ -46,6 +48,7 @@ class ScatterReduce(Aggregator[Shards]):
     def __post_init__(self) -> None:
         check_compressor(self.up, "ScatterReduce (up)")
         check_compressor(self.down, "ScatterReduce (down)")
+        check_memories("ScatterReduce", self.up, self.down)
         if self.down.shares_scale:
             raise ValueError(
                 f"ScatterReduce (down): {self.down!r} shares its scales among workers, who each hold another shard; "

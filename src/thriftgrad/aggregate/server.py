@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import Comm, broadcast, broadcast_varying, gather, gather_varying, place, replicated
 from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_compressor
@@ -31,6 +31,8 @@ class ParameterServer(Aggregator[TwoWay]):
 
     The server is one of the workers: its own payload does not cross the link, and its link carries everybody's. With
     error feedback in both directions this is DoubleSqueeze (Tang et al., 2019, arXiv:1905.05957).
+
+    Raises ``ValueError`` for a ``down`` whose scales workers share, or a memory beside ``per_tensor=False``.
     """
 
     up: Compressor[Any, Any]
@@ -39,6 +41,7 @@ class ParameterServer(Aggregator[TwoWay]):
     def __post_init__(self) -> None:
         check_compressor(self.up, "ParameterServer (up)")
         check_compressor(self.down, "ParameterServer (down)")
+        check_memories("ParameterServer", self.up, self.down)
         if self.down.shares_scale:
             raise ValueError(
                 f"ParameterServer (down): {self.down!r} shares its scales among workers, and the server is alone; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log, sqrt
@@ -18,6 +19,7 @@ from thriftgrad.compress import buckets, magnitudes
 from thriftgrad.compress.buckets import Norm, Scales
 from thriftgrad.compress.quantizer import LevelQuantizer, check_bits
 from thriftgrad.core import Codebook, Key, Layout, Payload, TensorSpec, floats
+from thriftgrad.theory import published
 from thriftgrad.theory.distributions import Distribution
 
 Grid = NDArray[np.float64]
@@ -76,15 +78,25 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
         check_bits(name, self.bits, self.include_zero)
         buckets.check_bucket(name, self.bucket)
         buckets.check_norm(name, self.norm)
+        buckets.check_integer(name, "weight_power", self.weight_power)
         if not 0 <= self.weight_power <= 4:
             raise ValueError(f"{name}: weight_power must lie in 0 ... 4, got {self.weight_power}.")
         if self.distribution not in ("empirical", "normal"):
             raise ValueError(f'{name}: distribution must be "empirical" or "normal", got {self.distribution!r}.')
+        self._check_schedule(name)
+
+    def _check_schedule(self, name: str) -> None:
+        if not isinstance(self.update_at, Sequence):
+            raise TypeError(f"{name}: update_at must be a sequence of steps, such as (0, 100), got {self.update_at!r}.")
         object.__setattr__(self, "update_at", tuple(self.update_at))
+        for step in self.update_at:
+            buckets.check_integer(name, "a step of update_at", step)
         if any(step < 0 for step in self.update_at):
             raise ValueError(f"{name}: update_at counts steps from 0, got {self.update_at}.")
-        if self.update_every is not None and self.update_every < 1:
-            raise ValueError(f"{name}: update_every must be at least 1, or None, got {self.update_every}.")
+        if self.update_every is not None:
+            buckets.check_integer(name, "update_every", self.update_every)
+            if self.update_every < 1:
+                raise ValueError(f"{name}: update_every must be at least 1, or None, got {self.update_every}.")
 
     def init(self, spec: TensorSpec) -> AdaptedLevels:
         start = self._start()
@@ -205,7 +217,7 @@ class ALQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_reference(self)
+        published.asked(self.reference_mode, self.include_zero, type(self).__name__)  # or refused
 
     def fitted(self, distribution: Distribution) -> Grid:
         return theory.alq_levels(distribution, self.bits, self.include_zero, self.reference_mode)
@@ -257,7 +269,7 @@ class AMQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_reference(self)
+        published.asked(self.reference_mode, self.include_zero, type(self).__name__)  # or refused
 
     def fitted(self, distribution: Distribution) -> Grid:
         p = theory.amq_multiplier(distribution, self.bits, self.include_zero, self.reference_mode)
@@ -323,6 +335,8 @@ class Lloyd(AdaptiveQuantizer):
         real = buckets.rows(torch.ones(x.numel(), dtype=torch.float64, device=rows.device), self.bucket)
         q = levels[symbols.to(torch.int64)].to(torch.float64) * real
         scale = (rows * q).sum(1) / q.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+        largest = torch.finfo(torch.float32).max  # of huge coordinates, where all levels are small, less than the best
+        scale = scale.clamp(-largest, largest)
         finite = torch.where(rows.isfinite().all(1), scale, torch.nan).to(torch.float32)
         return Payload(
             symbols.reshape(-1)[: x.numel()], Scales(finite), self.layout(TensorSpec.of(x), shared)
@@ -337,12 +351,3 @@ class Lloyd(AdaptiveQuantizer):
 
     def contraction(self, n: int) -> float | None:
         return 1 / buckets.width(n, self.bucket)
-
-
-def _check_reference(quantizer: ALQ_N | AMQ_N) -> None:
-    """``ValueError`` for options that the published code does not have."""
-    if quantizer.reference_mode is not None and quantizer.include_zero:
-        raise ValueError(
-            f"{type(quantizer).__name__}: the published code has no zero level; "
-            f"with reference_mode={quantizer.reference_mode!r} write include_zero=False."
-        )

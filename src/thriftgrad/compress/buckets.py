@@ -16,9 +16,16 @@ class Scales(NamedTuple):
     scale: Tensor  # float32[ceil(n / bucket)]
 
 
-def check_bucket(name: str, bucket: int | None) -> None:
-    """``ValueError`` unless a bucket holds something."""
-    if bucket is not None and bucket < 1:
+def check_integer(name: str, setting: str, value: object) -> None:
+    """``TypeError`` unless it is a plain integer, which prints as what it is."""
+    if type(value) is not int:
+        raise TypeError(f"{name}: {setting} must be an integer, got {value!r}.")
+
+
+def check_bucket(name: str, bucket: int) -> None:
+    """``TypeError`` unless it is an integer, ``ValueError`` unless a bucket holds something."""
+    check_integer(name, "bucket", bucket)
+    if bucket < 1:
         raise ValueError(f"{name}: bucket must be at least 1, got {bucket}.")
 
 

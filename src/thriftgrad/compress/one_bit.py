@@ -41,7 +41,8 @@ class OneBit(Compressor[None, Centroids]):
     bucket: int | None = 512
 
     def __post_init__(self) -> None:
-        buckets.check_bucket("OneBit", self.bucket)
+        if self.bucket is not None:
+            buckets.check_bucket("OneBit", self.bucket)
 
     def init(self, spec: TensorSpec) -> None:
         return None

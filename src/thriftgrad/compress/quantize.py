@@ -57,6 +57,8 @@ class QSGD(LevelQuantizer[None]):
             raise ValueError(
                 f"QSGD: levels={self.levels} counts those above zero, which include_zero=False leaves out; give bits."
             )
+        if self.levels is not None:
+            buckets.check_integer("QSGD", "levels", self.levels)
         if self.levels is not None and not 1 <= self.levels <= 127:
             raise ValueError(f"QSGD: levels must lie in 1 ... 127, got {self.levels}.")
         buckets.check_bucket("QSGD", self.bucket)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ State = TypeVar("State")
 
 def check_bits(name: str, bits: int, include_zero: bool) -> None:
     """``ValueError`` unless so many bits make levels of both signs, and zero where it is wanted."""
+    buckets.check_integer(name, "bits", bits)
     least = 2 if include_zero else 1
     if not least <= bits <= 8:
         advice = "; one bit has no zero, so write include_zero=False" if bits == 1 else ""
@@ -91,8 +93,8 @@ class Quantizer(LevelQuantizer[None]):
     Claims: unbiased; omega = the exact worst case of the levels, for min(n, bucket) coordinates; for linf too,
     whose scale is never longer.
 
-    Raises ``ValueError`` for levels that are not sorted, finite, distinct and from 0 or -1 to 1, or more than 256
-    of them, a bucket below 1 or another norm; ``TypeError`` for tensors that are not floating point.
+    Raises ``ValueError`` for levels that are not sorted, finite, distinct in float32 and from 0 or -1 to 1, or more
+    than 256 of them, a bucket below 1 or another norm; ``TypeError`` for tensors that are not floating point.
     The general grid of Faghri et al., ALQ and AMQ, NeurIPS 2020, arXiv:2010.12460.
 
     >>> import torch; from thriftgrad import Key
@@ -107,12 +109,14 @@ class Quantizer(LevelQuantizer[None]):
     per_tensor: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "levels", _numbers(self.levels))
         theory.check_levels(self.levels, "Quantizer")
-        if len(self.table()) > 256:
-            raise ValueError(
-                f"Quantizer: a symbol is one byte at most, got {len(self.table())} levels; give up to 256."
-            )
+        table = self.table()
+        if len(table) > 256:
+            raise ValueError(f"Quantizer: a symbol is one byte at most, got {len(table)} levels; give up to 256.")
+        equal = table[1:][table.diff() <= 0].tolist()
+        if equal:
+            raise ValueError(f"Quantizer: levels must differ in float32 too, got two of {equal[-1]}.")
         buckets.check_bucket("Quantizer", self.bucket)
         buckets.check_norm("Quantizer", self.norm)
 
@@ -124,3 +128,11 @@ class Quantizer(LevelQuantizer[None]):
 
     def variance_bound(self, n: int) -> float:
         return theory.worst_case_variance(self.levels, buckets.width(n, self.bucket))
+
+
+def _numbers(levels: Any) -> tuple[float, ...]:
+    """The levels as plain floats, which print as what they are; ``TypeError`` for what are no numbers."""
+    try:
+        return tuple(each + 0.0 for each in np.asarray(levels, dtype=np.float64).tolist())
+    except (TypeError, ValueError):
+        raise TypeError(f"Quantizer: levels must be a sequence of numbers, got {levels!r}.") from None
