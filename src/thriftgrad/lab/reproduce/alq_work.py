@@ -130,7 +130,9 @@ def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]
 
 def arms(bits: int = BITS, bucket: int = BUCKET) -> dict[str, Arm]:
     """Every method of the main table."""
-    quantised = {label: AllGather(each) for label, each in (adaptive(bits, bucket) | baselines(bits, bucket)).items()}
+    without = {ALQ_NO_ZERO: ALQ(bits=bits, bucket=bucket, per_tensor=False, include_zero=False, update_at=SCHEDULE)}
+    everything = adaptive(bits, bucket) | without | baselines(bits, bucket)
+    quantised = {label: AllGather(each) for label, each in everything.items()}
     remembered = {
         EF: AllGather(ErrorFeedback(OneBit(bucket=64))),
         EF_LLOYD: AllGather(ErrorFeedback(Lloyd(bits=bits, bucket=bucket, update_at=SCHEDULE))),
@@ -142,7 +144,9 @@ def arms(bits: int = BITS, bucket: int = BUCKET) -> dict[str, Arm]:
 def studies(vision: str, quick: bool) -> tuple[Study, ...]:
     """All training runs; each study is tuned on its own grid."""
     if quick:
-        few = _of(arms(bucket=SMALL_BUCKET), FP32, "ALQ", "ALQ-N", "AMQ", "QSGDinf", "NUQSGD", CLIPPED, UNCLIPPED)
+        few = _of(
+            arms(bucket=SMALL_BUCKET), FP32, "ALQ", ALQ_NO_ZERO, "ALQ-N", "AMQ", "QSGDinf", "NUQSGD", CLIPPED, UNCLIPPED
+        )
         return (Study("accuracy", vision, few, 3, 60, 0.005, grid=GRID[1:-1], tuning_steps=30),)
     one = (Arm(ONE, sgd()),)
     found = [
@@ -190,7 +194,7 @@ def _by(unit: str, found: dict[int, dict[str, Arm]], full: Arm) -> tuple[Arm, ..
     several = [
         replace(each[label], label=at(label, unit, x))
         for x, each in found.items()
-        for label in ("ALQ", "QSGDinf", "NUQSGD")
+        for label in ("ALQ", ALQ_NO_ZERO, "QSGDinf", "NUQSGD")
     ]
     return (full, *several)
 
