@@ -25,6 +25,8 @@ def converged(reasons: Reasons) -> Check:
         grids = {
             "ALQ, published figure": published,
             "ALQ, the published solver again": tuple(stopped.tolist()),
+            "ALQ, 30 safe gradient steps (ALQG)": _by_gradient(model, 30),
+            "ALQ, 300 safe gradient steps (ALQG)": _by_gradient(model, 300),
             "ALQ, converged": tuple(best.tolist()),
             "AMQ, the published solver again": tuple(theory.amq_levels(p_stopped, BITS, include_zero=False).tolist()),
             "AMQ, converged": tuple(theory.amq_levels(p, BITS, include_zero=False).tolist()),
@@ -47,3 +49,8 @@ def converged(reasons: Reasons) -> Check:
         return Finding(ours, verdict, reasons.of(verdict), (table,))
 
     return check
+
+
+def _by_gradient(model: theory.Distribution, steps: int) -> tuple[float, ...]:
+    levels = theory.alq_levels_by_gradient(model, BITS, include_zero=False, steps=steps, learning_rate=0.1)
+    return tuple(levels.tolist())
