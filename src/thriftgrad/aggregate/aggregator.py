@@ -98,7 +98,8 @@ def as_one(
 ) -> Comm[tuple[list[Tensor], list[Any]]]:
     """``exchange`` with all tensors laid end to end, under the name and state of the first.
 
-    Afterwards each tensor holds the state, so that DDP may regroup its buckets and all ranks still find the same one.
+    Buckets run across tensors, so another grouping or order of them is another vector and another estimate. Afterwards
+    each tensor holds the state, so that DDP may regroup its buckets and all ranks still find the same one.
     """
     kinds = {x.dtype for x in tensors}
     dtype = kinds.pop() if len(kinds) == 1 else torch.float32
