@@ -22,8 +22,9 @@ N = 32
 ASYMMETRIC = (-1.0, -0.7, -0.1, -0.02, 0.0, 0.3, 0.31, 1.0)
 
 FIXED = (
-    *(QSGD(bits=b, bucket=N, norm=norm) for b in range(2, 9) for norm in ("l2", "linf")),
-    *(QSGD(bits=b, bucket=N, norm=norm, include_zero=False) for b in range(1, 9) for norm in ("l2", "linf")),
+    *(QSGD(bits=b, bucket=N) for b in range(2, 9)),
+    *(QSGD(bits=b, bucket=N, include_zero=False) for b in range(1, 9)),
+    *(QSGD(bits=b, bucket=N, norm="linf", include_zero=zero) for b in (2, 4) for zero in (True, False)),
     *(NUQSGD(bits=b, bucket=N) for b in range(2, 9)),
     *(NUQSGD(bits=b, bucket=N, include_zero=False) for b in range(1, 9)),
     NUQSGD(bits=3, bucket=N, norm="linf"),
@@ -64,7 +65,7 @@ def trials(compressor: Any, state: Any, x: Tensor, count: int) -> Floats:
     return compressor.decompress(payload).view(count, -1).double().numpy()
 
 
-def check(compressor: Any, state: Any, kind: str, count: int = 1500) -> None:
+def check(compressor: Any, state: Any, kind: str, count: int = 800) -> None:
     x = vector(kind, N)
     v, norm = x.double().numpy(), compressor.norm
     levels = table(compressor, state).double().numpy()
@@ -94,17 +95,17 @@ def check(compressor: Any, state: Any, kind: str, count: int = 1500) -> None:
 
 
 @pytest.mark.parametrize("compressor", FIXED, ids=repr)
-@pytest.mark.parametrize("kind", KINDS)
-def test_fixed_levels(compressor: Any, kind: str) -> None:
-    check(compressor, None, kind)
+def test_fixed_levels(compressor: Any) -> None:
+    for kind in KINDS:
+        check(compressor, None, kind)
 
 
 @pytest.mark.parametrize("compressor", ADAPTED, ids=repr)
 def test_fitted_levels(compressor: AdaptiveQuantizer) -> None:
-    (state,) = fitted(compressor, [vector("heavy", 50 * N, 9)])
+    (state,) = fitted(compressor, [vector("heavy", 30 * N, 9)])
     assert state.version == 2
     for kind in ("gaussian", "heavy"):
-        check(compressor, state, kind, count=700)
+        check(compressor, state, kind)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "flat", "heavy"])
@@ -213,7 +214,7 @@ def test_the_empirical_table_cell() -> None:
 
 
 def test_a_shorter_last_bucket_has_the_variance_of_its_own_scale() -> None:
-    x, count = vector("heavy", 21), 800
+    x, count = vector("heavy", 21), 500
     v = x.double().numpy()
     compressor = NUQSGD(bits=3, bucket=16)
     levels = compressor.table().double().numpy()
