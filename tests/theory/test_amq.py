@@ -87,16 +87,16 @@ def test_the_ends_of_the_range_are_reached() -> None:
     [
         (
             lambda: theory.amq_levels(0, 3, False),
-            "amq_levels: the multiplier must lie strictly between 0 and 1, got 0.",
+            "amq_levels: the multiplier must lie strictly between 0 and 1, got 0.0.",
         ),
-        (lambda: theory.amq_levels(1, 3, False), "must lie strictly between 0 and 1, got 1."),
+        (lambda: theory.amq_levels(1, 3, False), "must lie strictly between 0 and 1, got 1.0."),
         (lambda: theory.amq_levels(float("nan"), 3, False), "must lie strictly between 0 and 1, got nan."),
         (
             lambda: theory.amq_levels(0.5, 9, False),
             "amq_levels: bits must lie in 1 ... 8 with include_zero=False, got 9.",
         ),
         (lambda: theory.amq_multiplier(LAWS["wide"], 1, True), "amq_multiplier: bits must lie in 2 ... 8 with include"),
-        (lambda: theory.amq_multiplier(theory.TruncatedNormal(0, 1, -2, 2), 3, True), "reaches from -2 to 2"),
+        (lambda: theory.amq_multiplier(theory.TruncatedNormal(0, 1, -2, 2), 3, True), "reaches from -2.0 to 2.0"),
     ],
 )
 def test_refusals(make: Callable[[], Any], words: str) -> None:

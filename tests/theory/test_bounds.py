@@ -207,7 +207,7 @@ def test_two_stages() -> None:
             lambda: theory.nuqsgd_variance_bound(8, -1),
             "nuqsgd_variance_bound: n must be at least 1 and s at least 0, got",
         ),
-        (lambda: theory.variance_bound([0, 1], 0), "variance_bound: n and q must be at least 1, got n=0 and q=2."),
+        (lambda: theory.variance_bound([0, 1], 0), "variance_bound: n and q must be at least 1, got n=0 and q=2.0."),
         (
             lambda: theory.variance_bound([0, 1], 1, 0.5),
             "variance_bound: n and q must be at least 1, got n=1 and q=0.5.",
@@ -220,9 +220,11 @@ def test_two_stages() -> None:
         (lambda: theory.worst_case_vector([0, 2], 1), "worst_case_vector: levels must end at 1, got 2.0."),
         (
             lambda: theory.two_stage_variance(1, 1, [], 1),
-            "two_stage_variance: there must be a worker and nothing may be",
+            "two_stage_variance: there must be a worker and nothing may be negative or NaN, got",
         ),
         (lambda: theory.two_stage_variance(-1, 1, [1], 1), "got epsilons -1 and 1, squared norms [1] and 1."),
+        (lambda: theory.two_stage_variance(1, 1, [1, float("nan")], 1), "squared norms [1, nan] and 1."),
+        (lambda: theory.two_stage_variance(1, 1, [1], float("nan")), "squared norms [1] and nan."),
     ],
 )
 def test_refusals(make: Callable[[], Any], words: str) -> None:

@@ -117,7 +117,7 @@ def test_alqs_formula_by_hand() -> None:
         ),
         (
             lambda: theory.alq_code_length_bits([0, 1], theory.Histogram([0, 1], [1]), 0),
-            "alq_code_length_bits: n and q must be at least 1, got n=0 and q=2.",
+            "alq_code_length_bits: n and q must be at least 1, got n=0 and q=2.0.",
         ),
         (
             lambda: theory.alq_code_length_bits([-1, 0.5, 1], theory.Histogram([0, 1], [1]), 9),
@@ -125,7 +125,7 @@ def test_alqs_formula_by_hand() -> None:
         ),
         (
             lambda: theory.alq_code_length_bits([0, 1], theory.Histogram([0, 2], [1]), 9),
-            "normalised coordinates lie in [-1, 1], and this distribution reaches from 0.0 to 2.0",
+            "alq_code_length_bits: normalised coordinates lie in [-1, 1], and this distribution reaches from 0.0 to 2",
         ),
     ],
 )

@@ -120,7 +120,7 @@ def test_magnitudes_of_a_grid() -> None:
         (lambda: theory.expected_variance([0, 0.5], LAWS[0]), "expected_variance: levels must end at 1, got 0.5."),
         (
             lambda: theory.expected_variance([0, 1], theory.TruncatedNormal(0, 1, -12, 12)),
-            "expected_variance: normalised coordinates lie in [-1, 1], and this distribution reaches from -12 to 12",
+            "expected_variance: normalised coordinates lie in [-1, 1], and this distribution reaches from -12.0 to 12",
         ),
         (
             lambda: theory.level_probabilities([0, 1], theory.Histogram([0, 2], [1])),

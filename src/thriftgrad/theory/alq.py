@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from thriftgrad.theory import published
+from thriftgrad.theory.checks import integer, number
 from thriftgrad.theory.distributions import Array, Distribution
-from thriftgrad.theory.grid import bin_variances, check_support, magnitudes
+from thriftgrad.theory.grid import bin_variances, check_support, interior_levels
 from thriftgrad.theory.roots import increasing_root
 from thriftgrad.theory.solve import descend, sketch, spread, starts, tridiagonal
 
@@ -15,29 +15,23 @@ ROUNDS = 60
 TOLERANCE = 1e-9
 
 
-def alq_levels(
-    distribution: Distribution,
-    bits: int,
-    include_zero: bool,
-    reference_mode: str | None = None,
-    start: ArrayLike | None = None,
-) -> Array:
+def alq_levels(distribution: Distribution, bits: int, include_zero: bool, reference_mode: str | None = None) -> Array:
     r"""The symmetric grid of least expected variance: float64 on [-1, 1], sorted, its ends exactly -1 and 1.
 
     2**bits levels without a zero level, 2**bits - 1 with one. A level b between its neighbours a and c is best at
     F(b) = F(c) - int over (a, c) of (r - a) / (c - a) dF; sweeps of this over odd and even levels never raise the
     variance, and a Newton step on all levels follows each where it lowers it. The two levels around a missing zero move
-    together. Best of four starts, and of ``start``, the previous levels of the same kind, if given. Ends when no level
-    moves by more than 1e-9 of itself, or after 60 rounds. A local minimum, which need not be global: on a ragged
-    histogram of heavy-tailed coordinates, dynamic programming found at most 0.1 % less variance at up to 5 bits, 2 % at
-    6 and 12 % at 7.
+    together. Best of four starts. Ends when no level moves by more than 1e-9 of itself, or after 60 rounds. A local
+    minimum, which need not be global: on a ragged histogram of heavy-tailed coordinates, dynamic programming found at
+    most 0.1 % less variance at up to 5 bits, 2 % at 6 and 12 % at 7.
 
     An asymmetric distribution gets the best grid among the symmetric ones. Levels that have no mass to serve stay
     apart, by two float32 steps at least. ``reference_mode="ltq"`` gives instead what the authors' published code
     computes: unconverged, without a zero level, about twice the variance on their law, seconds for a mixture of fifty.
 
     Raises ``ValueError`` for bits outside 1 ... 8 (2 ... 8 with a zero level), a distribution that reaches beyond
-    [-1, 1], a start of another kind, another reference mode, or a zero level in reference mode.
+    [-1, 1], another reference mode, or a zero level in reference mode; ``TypeError`` for bits that are no integer or
+    what is no distribution.
     Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, 2020, arXiv:2010.12460, Section 3; there the
     solver stops long before it has converged.
 
@@ -45,23 +39,15 @@ def alq_levels(
     >>> theory.alq_levels(theory.TruncatedNormal(0, 0.1), bits=2, include_zero=False).round(4).tolist()
     [-1.0, -0.1211, 0.1211, 1.0]
     """
-    interior = _interior(distribution, bits, include_zero, "alq_levels")
+    interior = interior_levels(bits, include_zero, "alq_levels")
+    check_support(distribution, "alq_levels")
     if published.asked(reference_mode, include_zero, "alq_levels"):
-        return published.alq_levels(distribution, bits)
+        return published.alq_levels(distribution, interior)
+    if not interior:
+        return _signed(np.empty(0), include_zero)
     folded = distribution.folded()
     bins = sketch(folded)
     rows = starts(bins, interior)
-    if start is not None:
-        known = magnitudes(start, "alq_levels: start")
-        positive = known[known > 0]
-        if positive.size != interior + 1 or (known[0] == 0) != include_zero:
-            raise ValueError(
-                f"alq_levels: start must be a grid of the same bits and zero level as the result, got {known.size} "
-                f"magnitudes from {known[0]} for bits={bits} and include_zero={include_zero}."
-            )
-        rows = np.concatenate([rows, positive[None, :-1]])
-    if not interior:
-        return _signed(np.empty(0), include_zero)
     for law in (bins, folded):  # the starts against each other in bins, and the best of them in closed form
         problem = Levels(law, include_zero)
         rows = descend(rows, problem.cost, problem.sweep, problem.newton, ROUNDS, TOLERANCE, top=1.0)[None]
@@ -76,13 +62,17 @@ def alq_levels_by_gradient(
     l_j <- l_j - sign(g_j) min(learning_rate |g_j|, d_j / 2), with g = dPsi / dl and d_j the distance to the nearer
     neighbour: levels cannot cross. Same grid as :func:`alq_levels`; it claims no convergence in ``steps``.
 
-    Raises ``ValueError`` as :func:`alq_levels`, and for negative steps or a learning rate that is not positive.
+    Raises as :func:`alq_levels`, ``ValueError`` for negative steps or a learning rate that is not positive and finite,
+    ``TypeError`` for steps that are no integer or a learning rate that is no number.
     Faghri et al., 2020, arXiv:2010.12460; for the comparison of solvers.
     """
-    interior = _interior(distribution, bits, include_zero, "alq_levels_by_gradient")
-    if steps < 0 or not learning_rate > 0:
+    name = "alq_levels_by_gradient"
+    interior = interior_levels(bits, include_zero, name)
+    check_support(distribution, name)
+    steps, learning_rate = integer(steps, "steps", name), number(learning_rate, "the learning rate", name)
+    if steps < 0 or not 0 < learning_rate < np.inf:
         raise ValueError(
-            "alq_levels_by_gradient: steps must be at least 0 and the learning rate positive, "
+            f"{name}: steps must be at least 0 and the learning rate positive and finite, "
             f"got steps={steps} and learning_rate={learning_rate}."
         )
     folded = distribution.folded()
@@ -168,15 +158,6 @@ def _inside(b: Array, a: Array, c: Array) -> Array:
     """b, held so far from a and c that it differs from both in float64."""
     margin = 1e-13 * (c - a) + 4e-16 * c
     return np.clip(b, a + margin, c - margin)
-
-
-def _interior(distribution: Distribution, bits: int, include_zero: bool, name: str) -> int:
-    """How many magnitudes there are strictly between 0 and 1."""
-    least = 2 if include_zero else 1
-    if not least <= bits <= 8:
-        raise ValueError(f"{name}: bits must lie in {least} ... 8 with include_zero={include_zero}, got {bits}.")
-    check_support(distribution, name)
-    return int(2 ** (bits - 1)) - least
 
 
 def _signed(interior: Array, include_zero: bool) -> Array:

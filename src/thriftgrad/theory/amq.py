@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from thriftgrad.theory import published
+from thriftgrad.theory.checks import number
 from thriftgrad.theory.distributions import Array, Distribution
 from thriftgrad.theory.geometric import multiplier_cost, multiplier_slope
-from thriftgrad.theory.grid import check_support
+from thriftgrad.theory.grid import check_support, interior_levels
 from thriftgrad.theory.roots import increasing_root
 from thriftgrad.theory.solve import sketch
 
@@ -21,16 +22,18 @@ def amq_levels(p: float, bits: int, include_zero: bool) -> Array:
     s = 2**(bits - 1) - 1 without a zero level; with one, s = 2**(bits - 1) - 2 and 0. p = 1/2 with a zero level
     is NUQSGD's grid.
 
-    Raises ``ValueError`` for p outside (0, 1), or bits outside 1 ... 8 (2 ... 8 with a zero level).
+    Raises ``ValueError`` for p outside (0, 1), or bits outside 1 ... 8 (2 ... 8 with a zero level), ``TypeError`` for a
+    p that is no number or bits that are no integer.
     Faghri et al., 2020, arXiv:2010.12460; Ramezani-Kebrya et al., NUQSGD, 2021, arXiv:1908.06077.
 
     >>> from thriftgrad import theory
     >>> theory.amq_levels(0.5, bits=3, include_zero=True).tolist()
     [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
     """
+    p = number(p, "the multiplier", "amq_levels")
     if not 0 < p < 1:
         raise ValueError(f"amq_levels: the multiplier must lie strictly between 0 and 1, got {p}.")
-    positive = p ** np.arange(_largest(bits, include_zero, "amq_levels"), -1.0, -1.0)
+    positive = p ** np.arange(interior_levels(bits, include_zero, "amq_levels"), -1.0, -1.0)
     return np.concatenate([-positive[::-1], [0.0] if include_zero else [], positive])
 
 
@@ -44,14 +47,15 @@ def amq_multiplier(
     and 1, p plays no part and is 0.5. ``reference_mode="ltq"`` gives what the authors' published code computes.
 
     Raises ``ValueError`` for bits outside 1 ... 8 (2 ... 8 with a zero level), a distribution that reaches beyond
-    [-1, 1], another reference mode, or a zero level in reference mode.
+    [-1, 1], another reference mode, or a zero level in reference mode; ``TypeError`` for bits that are no integer or
+    what is no distribution.
     Faghri et al., 2020, arXiv:2010.12460. There p is found by gradient descent of a fixed rate, without a zero level.
 
     >>> from thriftgrad import theory
     >>> theory.amq_multiplier(theory.TruncatedNormal(0, 0.1), bits=3, include_zero=False).__round__(4)
     0.3603
     """
-    largest = _largest(bits, include_zero, "amq_multiplier")
+    largest = interior_levels(bits, include_zero, "amq_multiplier")
     check_support(distribution, "amq_multiplier")
     as_published = published.asked(reference_mode, include_zero, "amq_multiplier")
     if largest == 0:
@@ -70,11 +74,3 @@ def amq_multiplier(
         return np.array([middle]), np.array([(above - below) / 2e-6])
 
     return float(increasing_root(slope, low, high, grid[[best]])[0])
-
-
-def _largest(bits: int, include_zero: bool, name: str) -> int:
-    """The largest exponent."""
-    least = 2 if include_zero else 1
-    if not least <= bits <= 8:
-        raise ValueError(f"{name}: bits must lie in {least} ... 8 with include_zero={include_zero}, got {bits}.")
-    return int(2 ** (bits - 1)) - least

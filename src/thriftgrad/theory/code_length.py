@@ -7,9 +7,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thriftgrad.theory.bounds import check_size
+from thriftgrad.theory.bounds import check_norm, check_sizes
+from thriftgrad.theory.checks import numbers
 from thriftgrad.theory.distributions import Distribution
-from thriftgrad.theory.grid import level_probabilities, magnitudes
+from thriftgrad.theory.grid import check_support, level_probabilities, magnitudes
 
 NORM_BITS = 32
 
@@ -17,13 +18,14 @@ NORM_BITS = 32
 def entropy_bits(probabilities: ArrayLike) -> float:
     """The entropy -sum p log2 p of one symbol, in bits; no code that maps symbols one by one needs less on average.
 
-    Raises ``ValueError`` for probabilities that are negative or do not sum to 1 within 1e-6.
+    Raises ``ValueError`` for probabilities that are negative or do not sum to 1 within 1e-6, ``TypeError`` for what are
+    no numbers.
 
     >>> from thriftgrad import theory
     >>> theory.entropy_bits([0.5, 0.25, 0.25, 0])
     1.5
     """
-    p = np.array(probabilities, dtype=np.float64).reshape(-1)
+    p = numbers(probabilities, "probabilities", "entropy_bits").reshape(-1)
     if not ((p >= 0).all() and abs(p.sum() - 1) <= 1e-6):
         raise ValueError(
             f"entropy_bits: probabilities must be at least 0 and sum to 1, got a least of {p.min(initial=1)} "
@@ -38,14 +40,14 @@ def qsgd_nonzeros_bound(n: int, s: int) -> float:
 
     Assumes the levels 0, 1/s ... 1 and the L2 norm; without a zero level every coordinate is nonzero.
 
-    Raises ``ValueError`` for n or s below 1.
+    Raises ``ValueError`` for n or s below 1, ``TypeError`` for what is no integer.
     Alistarh et al., QSGD, 2017, arXiv:1610.02132, Lemma 3.1.
 
     >>> from thriftgrad import theory
     >>> theory.qsgd_nonzeros_bound(n=10_000, s=1)
     101.0
     """
-    check_size(n, s, 1, "qsgd_nonzeros_bound")
+    n, s = check_sizes(n, s, 1, "qsgd_nonzeros_bound")
     return min(s * (s + math.sqrt(n)), float(n))
 
 
@@ -55,14 +57,15 @@ def qsgd_code_length_bits(n: int, s: int) -> float:
     (3 + 3/2 log2(2 (s^2 + n) / (s (s + sqrt(n))))) s (s + sqrt(n)) + 32, the last for the norm. The o(1) is dropped,
     so this is the leading behaviour and no strict bound at small n. Assumes the levels 0, 1/s ... 1 and the L2 norm.
 
-    Raises ``ValueError`` for n below 1 or s below 2, where the theorem does not apply.
+    Raises ``ValueError`` for n below 1 or s below 2, where the theorem does not apply, ``TypeError`` for what is no
+    integer.
     Alistarh et al., QSGD, 2017, arXiv:1610.02132, Theorem 3.2.
 
     >>> from thriftgrad import theory
     >>> theory.qsgd_code_length_bits(n=1_000_000, s=7).__round__()
     107336
     """
-    check_size(n, s, 2, "qsgd_code_length_bits")
+    n, s = check_sizes(n, s, 2, "qsgd_code_length_bits")
     nonzeros = s * (s + math.sqrt(n))
     return (3 + 1.5 * math.log2(2 * (s * s + n) / nonzeros)) * nonzeros + NORM_BITS
 
@@ -72,14 +75,14 @@ def nuqsgd_nonzeros_bound(n: int, s: int) -> float:
 
     Assumes the levels 0, 2^-s ... 1/2, 1 and the L2 norm; without a zero level every coordinate is nonzero.
 
-    Raises ``ValueError`` for n below 1 or s below 0.
+    Raises ``ValueError`` for n below 1 or s below 0, ``TypeError`` for what is no integer.
     Ramezani-Kebrya et al., NUQSGD, 2021, arXiv:1908.06077.
 
     >>> from thriftgrad import theory
     >>> theory.nuqsgd_nonzeros_bound(n=1_000_000, s=3)
     8064.0
     """
-    check_size(n, s, 0, "nuqsgd_nonzeros_bound")
+    n, s = check_sizes(n, s, 0, "nuqsgd_nonzeros_bound")
     return min(4.0**s + 2.0**s * math.sqrt(n), float(n))
 
 
@@ -90,14 +93,15 @@ def nuqsgd_code_length_bits(n: int, s: int) -> float:
     Holds for k <= n / e. The o(1) are dropped; measured encodings stay below it. Assumes the levels
     0, 2^-s ... 1/2, 1 and the L2 norm.
 
-    Raises ``ValueError`` for n below 1, s below 0, or k > n / e, where the theorem says nothing.
+    Raises ``ValueError`` for n below 1, s below 0, or k > n / e, where the theorem says nothing, ``TypeError`` for what
+    is no integer.
     Ramezani-Kebrya et al., NUQSGD, 2021, arXiv:1908.06077.
 
     >>> from thriftgrad import theory
     >>> theory.nuqsgd_code_length_bits(n=1_000_000, s=3).__round__()
     107038
     """
-    check_size(n, s, 0, "nuqsgd_code_length_bits")
+    n, s = check_sizes(n, s, 0, "nuqsgd_code_length_bits")
     nonzeros = 4.0**s + 2.0**s * math.sqrt(n)
     if nonzeros > n / math.e:
         raise ValueError(
@@ -117,7 +121,8 @@ def alq_code_length_bits(levels: ArrayLike, distribution: Distribution, n: int, 
     positive level. That k assumes a zero level; without one, every coordinate carries its sign and k = n.
 
     Raises ``ValueError`` for levels that are no grid or not symmetric, a distribution that reaches beyond [-1, 1],
-    n below 1, or q below 1.
+    n below 1, or q below 1; ``TypeError`` for an n that is no integer, a q that is no number, or what is no
+    distribution.
     Faghri et al., 2020, arXiv:2010.12460; derived here.
 
     >>> from thriftgrad import theory
@@ -125,8 +130,8 @@ def alq_code_length_bits(levels: ArrayLike, distribution: Distribution, n: int, 
     2599.25
     """
     grid = magnitudes(levels, "alq_code_length_bits")
-    if n < 1 or not q >= 1:
-        raise ValueError(f"alq_code_length_bits: n and q must be at least 1, got n={n} and q={q}.")
+    check_support(distribution, "alq_code_length_bits")
+    n, q = check_norm(n, q, "alq_code_length_bits")
     if grid[0] == 0:
         least = float(grid[1])
         probabilities = level_probabilities(grid, distribution)

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thriftgrad.theory.checks import number, row, shown
 from thriftgrad.theory.roots import increasing_root
 
 Array = NDArray[np.float64]
@@ -65,6 +66,14 @@ class Distribution(ABC):
         return np.asarray(self.moments(a, b)[2])
 
 
+def check_distribution(value: object, setting: str, name: str) -> None:
+    """``TypeError`` for what is no distribution."""
+    if not isinstance(value, Distribution):
+        raise TypeError(
+            f"{name}: {setting} must be a Distribution, such as theory.TruncatedNormal(0, 0.1), got {shown(value)}."
+        )
+
+
 def _normal_mass(a: Array, b: Array) -> Array:
     """P(a < z < b) for a standard normal z, with full relative precision in both tails."""
     flip = a + b > 0  # in the left tail the cdf itself is the small number
@@ -81,7 +90,8 @@ class TruncatedNormal(Distribution):
     m0 = P(a, b) / Z, m1 = mean m0 - std^2 (phi(b) - phi(a)), m2 = mean m1 + std^2 (m0 - b phi(b) + a phi(a)).
     ``mean`` and ``std`` are the parent's, as in the papers; truncation changes the moments of what is left.
 
-    Raises ``ValueError`` for a std or an interval that is not positive and finite, or an interval without mass.
+    Raises ``ValueError`` for a std or an interval that is not positive and finite, or an interval without mass,
+    ``TypeError`` for what is no number.
     Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, 2020, arXiv:2010.12460.
 
     >>> from thriftgrad import theory
@@ -96,6 +106,8 @@ class TruncatedNormal(Distribution):
     _mass: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for setting in ("mean", "std", "low", "high"):
+            object.__setattr__(self, setting, number(getattr(self, setting), setting, "TruncatedNormal"))
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise ValueError(
                 "TruncatedNormal: the mean must be finite and the std positive and finite, "
@@ -173,7 +185,8 @@ class Mixture(Distribution):
     ALQ and AMQ weigh each bucket's distribution by its squared norm, because E|Q(v) - v|^2 is |v|^2 times the expected
     variance of the normalised coordinates; ALQ-N and AMQ-N by its number of coordinates. Weights need not sum to one.
 
-    Raises ``ValueError`` for weights that are negative, not finite, all zero or not as many as the parts.
+    Raises ``ValueError`` for no parts, or weights that are negative, not finite, all zero or not as many as the parts,
+    ``TypeError`` for parts that are no distributions, or weights that are no numbers.
     Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, 2020, arXiv:2010.12460.
 
     >>> from thriftgrad import theory
@@ -188,8 +201,14 @@ class Mixture(Distribution):
     high: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        weights = np.asarray(self.weights, dtype=np.float64)
-        if weights.shape != (len(self.parts),):
+        if not isinstance(self.parts, Sequence):
+            raise TypeError(f"Mixture: the parts must be a sequence, got {shown(self.parts)}; put one alone in a list.")
+        if not self.parts:
+            raise ValueError(f"Mixture: there must be at least one part, got {shown(self.parts)}.")
+        for part in self.parts:
+            check_distribution(part, "each part", "Mixture")
+        weights = row(self.weights, "weights", "Mixture")
+        if weights.size != len(self.parts):
             raise ValueError(
                 f"Mixture: every part needs one weight, got {len(self.parts)} parts and {weights.size} weights."
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thriftgrad.theory.checks import row
 from thriftgrad.theory.distributions import Array, Distribution
 
 
@@ -19,7 +20,7 @@ class Histogram(Distribution):
     [low, high] is the range of the bins that are not empty.
 
     Raises ``ValueError`` for edges that are not sorted and finite, counts that are negative or not finite, too many or
-    too few of them, or no mass at all, which is what an all-zero gradient leaves.
+    too few of them, or no mass at all, which is what an all-zero gradient leaves, ``TypeError`` for what is no number.
     No paper's model: Faghri et al., 2020, arXiv:2010.12460, fit truncated normals, which miss the gradients' tails.
 
     >>> from thriftgrad import theory
@@ -37,9 +38,9 @@ class Histogram(Distribution):
     _sums: Array = field(init=False, repr=False)  # float64[3, bins + 1]: m0, m1, m2 from the first edge to each edge
 
     def __post_init__(self) -> None:
-        edges = np.array(self.edges, dtype=np.float64)
-        counts = np.array(self.counts, dtype=np.float64)
-        if edges.ndim != 1 or counts.shape != (edges.size - 1,) or not counts.size:
+        edges = row(self.edges, "edges", "Histogram")
+        counts = row(self.counts, "counts", "Histogram")
+        if counts.size != edges.size - 1 or not counts.size:
             raise ValueError(
                 "Histogram: there must be one more edge than counts and at least one count, "
                 f"got {edges.size} edges and {counts.size} counts."
@@ -77,8 +78,8 @@ class Histogram(Distribution):
         >>> theory.Histogram.symmetric([0, 0.5, 1], [3, 1]).counts.tolist()
         [1.0, 3.0, 3.0, 1.0]
         """
-        magnitudes = np.array(edges, dtype=np.float64)
-        each = np.array(counts)
+        magnitudes = row(edges, "edges", "Histogram.symmetric")
+        each = row(counts, "counts", "Histogram.symmetric")
         if magnitudes.size and magnitudes[0] < 0:
             raise ValueError(f"Histogram.symmetric: edges of magnitudes must be at least 0, got {magnitudes[0]}.")
         gap = [] if magnitudes.size and magnitudes[0] == 0 else [0]  # between the two smallest magnitudes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thriftgrad.theory.distributions import Array, Distribution
+from thriftgrad.theory.checks import integer
+from thriftgrad.theory.distributions import Array, Distribution, check_distribution
 from thriftgrad.theory.solve import descend, sketch, spread, starts, tridiagonal
 
 ROUNDS = 60
@@ -20,7 +21,8 @@ def lloyd_levels(distribution: Distribution, bits: int) -> Array:
     normal take one that is wide: ``TruncatedNormal(0, 1, -12, 12)``. An asymmetric distribution gets the best codebook
     among the symmetric ones.
 
-    Raises ``ValueError`` for bits outside 1 ... 8.
+    Raises ``ValueError`` for bits outside 1 ... 8, ``TypeError`` for bits that are no integer, or what is no
+    distribution.
     Lloyd, Least Squares Quantization in PCM, 1982; the N(0, 1) codebooks serve EDEN, Vargaftik et al., 2022,
     arXiv:2108.08842.
 
@@ -28,8 +30,10 @@ def lloyd_levels(distribution: Distribution, bits: int) -> Array:
     >>> theory.lloyd_levels(theory.TruncatedNormal(0, 1, -12, 12), bits=2).round(4).tolist()
     [-1.5104, -0.4528, 0.4528, 1.5104]
     """
+    bits = integer(bits, "bits", "lloyd_levels")
     if not 1 <= bits <= 8:
         raise ValueError(f"lloyd_levels: bits must lie in 1 ... 8, got {bits}.")
+    check_distribution(distribution, "the distribution", "lloyd_levels")
     folded = distribution.folded()
     bins = sketch(folded)
     rows = starts(bins, int(2 ** (bits - 1)))

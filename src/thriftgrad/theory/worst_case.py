@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thriftgrad.theory.checks import integer
 from thriftgrad.theory.distributions import Array
 from thriftgrad.theory.grid import check_levels, signed
 
@@ -21,7 +22,7 @@ def worst_case_variance(levels: ArrayLike, n: int) -> float:
     without a zero level. It is attained where whole numbers of coordinates can take the two squares at which the
     majorant touches h; otherwise it is above the maximum, never below it.
 
-    Raises ``ValueError`` for levels that are no grid, or n below 1.
+    Raises ``ValueError`` for levels that are no grid, or n below 1, ``TypeError`` for an n that is no integer.
     Ramezani-Kebrya et al., NUQSGD, 2021, arXiv:1908.06077, state it as a quadratic program and relax it.
 
     >>> from thriftgrad import theory
@@ -29,8 +30,7 @@ def worst_case_variance(levels: ArrayLike, n: int) -> float:
     31.0
     """
     grid = signed(check_levels(levels, "worst_case_variance"))
-    _check_size(n, "worst_case_variance")
-    return _majorant(tuple(grid.tolist()), int(n))[0]
+    return _majorant(tuple(grid.tolist()), _size(n, "worst_case_variance"))[0]
 
 
 def worst_case_vector(levels: ArrayLike, n: int) -> Array:
@@ -39,7 +39,7 @@ def worst_case_vector(levels: ArrayLike, n: int) -> Array:
     Some coordinates have one square, all others a second one; how many, and which squares, is searched around the two
     at which the concave majorant touches the variance.
 
-    Raises ``ValueError`` for levels that are no grid, or n below 1.
+    Raises ``ValueError`` for levels that are no grid, or n below 1, ``TypeError`` for an n that is no integer.
 
     >>> from thriftgrad import theory
     >>> grid = [0, 0.5, 1]
@@ -48,10 +48,10 @@ def worst_case_vector(levels: ArrayLike, n: int) -> Array:
     True
     """
     grid = signed(check_levels(levels, "worst_case_vector"))
-    _check_size(n, "worst_case_vector")
+    n = _size(n, "worst_case_vector")
     if n == 1:
         return np.ones(1)
-    _, few, many = _majorant(tuple(grid.tolist()), int(n))
+    _, few, many = _majorant(tuple(grid.tolist()), n)
     share = (1 / n - few) / (many - few) if many > few else 0.0
     best, value = np.full(n, 1 / n), n * float(_coordinate(grid, np.array([1 / n]))[0])
     counts = {max(1, min(n - 1, count)) for count in (math.floor(n * share), math.ceil(n * share), 1)}
@@ -68,9 +68,11 @@ def worst_case_vector(levels: ArrayLike, n: int) -> Array:
     return np.asarray(np.where(_rounding(grid, r) >= _rounding(grid, -r), r, -r))
 
 
-def _check_size(n: int, name: str) -> None:
+def _size(n: int, name: str) -> int:
+    n = integer(n, "n", name)
     if n < 1:
         raise ValueError(f"{name}: n must be at least 1, got {n}.")
+    return n
 
 
 def _rounding(grid: Array, r: Array) -> Array:
