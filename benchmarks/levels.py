@@ -24,6 +24,7 @@ ROUNDS = 5
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """How long the work takes."""
     start = perf_counter()
     work()
     return perf_counter() - start
@@ -43,6 +44,7 @@ def fit(quantizer: AdaptiveQuantizer, x: torch.Tensor) -> list[float]:
 
 
 def main() -> None:
+    """Prints the table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = GPT(vocabulary=256, context=64, width=384, depth=6, heads=6)
@@ -54,14 +56,15 @@ def main() -> None:
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
 
     x = step()
-    quantizers = [
+    quantizers: list[AdaptiveQuantizer] = [
         ALQ(bits=3, bucket=8192),
         ALQ_N(bits=3, bucket=8192),
         AMQ(bits=3, bucket=8192),
         ALQ(bits=8, bucket=8192),
         Lloyd(bits=3, bucket=8192),
     ]
-    steps, fits = [], {quantizer: [] for quantizer in quantizers}
+    steps: list[float] = []
+    fits: dict[AdaptiveQuantizer, list[list[float]]] = {quantizer: [] for quantizer in quantizers}
     for _ in range(ROUNDS):
         steps.append(seconds(step))
         for quantizer in quantizers:

@@ -70,7 +70,8 @@ def booked(aggregator, shape, workers):
         ledger = Ledger()
         states = [aggregator.init([spec]) for _ in range(workers)]
         for step in range(exchanges):
-            comms = [aggregator.aggregate([kernels.normal(spec.numel, 0).view(shape)], state, Key(step)) for state in states]
+            x = kernels.normal(spec.numel, 0).view(shape)
+            comms = [aggregator.aggregate([x], state, Key(step)) for state in states]
             states = [state for _, state in simulate(comms, ledger)]
         books.append((ledger.up_bytes, ledger.down_bytes))
     return [two - one for one, two in zip(*books, strict=True)]

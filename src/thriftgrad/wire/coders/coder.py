@@ -24,7 +24,7 @@ class Coder(Compressor[None, tuple[()]]):
 
     @abstractmethod
     def encode(self, symbols: Tensor, spec: TensorSpec) -> Tensor:
-        """The stream, flat uint8, of the flat symbols; ``TypeError`` or ``ValueError`` if it is not for such symbols."""
+        """Flat uint8, the stream of the flat symbols; ``TypeError`` or ``ValueError`` if it is not for such symbols."""
 
     @abstractmethod
     def decode(self, stream: Tensor, spec: TensorSpec) -> Tensor:
