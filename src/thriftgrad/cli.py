@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = app(arguments or ["--help"], prog_name="thriftgrad", standalone_mode=False, obj=command)
         except typer.TyperException as error:
             code = _complain(_objection(error))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             code = _complain(error)
     if code == INTERRUPTED:
         code = _complain("interrupted; what is finished is kept, and the same command goes on from there.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samples import same_bits, step, vector
-from thriftgrad import AllGather, ErrorFeedback, Key, Ledger, PayloadError, TensorSpec, TopK, wire
+from thriftgrad import AllGather, ErrorFeedback, Key, Ledger, PayloadError, TensorSpec, TopK, simulate, wire
 from thriftgrad.aggregate import ParameterServer, ScatterReduce
 from thriftgrad.comm.simulate import CollectiveMismatchError
 from thriftgrad.compress import ALQ, ALQ_N, AMQ, QSGD, Lloyd, magnitudes
@@ -303,3 +303,17 @@ class TestAllTensorsAsOne:
         means, _ = step(self.aggregator, xs, [self.aggregator.init(specs) for _ in range(2)], Key(0))
         assert [mean.dtype for mean in means[0]] == [torch.bfloat16, torch.float32]
         assert all(mean.isfinite().all() for mean in means[0])
+
+
+def test_a_tensor_left_behind_does_not_make_the_others_fit_again() -> None:
+    """DDP keeps the state of a parameter that no rank used; as one vector, the furthest state counts."""
+    method = AllGather(ALQ(bits=3, bucket=16, per_tensor=False, update_at=(0,), update_every=None))
+    tensors = [[torch.randn(20), torch.randn(30)] for _ in range(2)]
+    states = [method.init([TensorSpec.of(x) for x in mine]) for mine in tensors]
+    for at in range(3):
+        ledger = Ledger()
+        results = simulate(
+            [method.aggregate(x, state, Key(at)) for x, state in zip(tensors, states, strict=True)], ledger
+        )
+        states = [(before[0], after[1]) for before, (_, after) in zip(states, results, strict=True)]
+        assert ledger.requests == ({"AllGather": 2, "AllReduce": 1} if at == 0 else {"AllGather": 1})

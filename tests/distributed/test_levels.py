@@ -190,3 +190,29 @@ def test_a_checkpoint_loaded_on_one_rank_alone_is_refused_at_the_next_step(metho
             "bring all workers to one state, for instance from one checkpoint."
         )
         assert seconds < 5
+
+
+def restart_from_different_files(method: Any) -> str:
+    """Each rank is restarted; rank 0 takes its file of step 4, at which levels are due, rank 1 that of step 5."""
+    model, handle = attached(method)
+    train(model, range(4))
+    early = handle.state_dict()
+    train(model, [4])
+    late = handle.state_dict()
+    again, other = attached(method)
+    other.load_state_dict(through_a_file(early if dist.get_rank() == 0 else late))
+    try:
+        train(again, [5])
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight_power": 0}], ids=repr)
+def test_ranks_restarted_from_different_files_are_told_before_anything_is_exchanged(weights: dict[str, int]) -> None:
+    method = AllGather(ALQ(bits=3, bucket=64, update_at=(0,), update_every=4, **weights))
+    for told in on_ranks(2, restart_from_different_files, method, group_timeout_seconds=20):
+        assert told.startswith("thriftgrad: the ranks disagree on the levels of ")
+        assert "rank 0 has version 2 at step 4, [-1.0, " in told
+        assert "rank 1 has version 3 at step 5, [-1.0, " in told
+        assert told.endswith("; give every rank the same.")

@@ -14,6 +14,7 @@ from thriftgrad import wire
 from thriftgrad.comm import Comm
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec
 from thriftgrad.core.compressor import Expression
+from thriftgrad.core.tree import leaves
 
 State = TypeVar("State")
 
@@ -67,6 +68,8 @@ class Aggregator(Expression, ABC, Generic[State]):
         Raises ``ValueError`` if the tensors are not those the state was made for.
         """
         _check_fit(tensors, state)
+        if not tensors:
+            return [], state
         specs, inner = [entry.spec for entry in state], [entry.inner for entry in state]
         tensors = [x.detach() for x in tensors]
         finite = all_finite(tensors)
@@ -105,7 +108,8 @@ def as_one(
     dtype = kinds.pop() if len(kinds) == 1 else torch.float32
     flat = torch.cat([x.reshape(-1).to(dtype) for x in tensors])
     spec = TensorSpec.of(flat, specs[0].name)
-    (mean,), (state,) = yield from aggregator.exchange([flat], [spec], [states[0]], key)
+    furthest = max(states, key=lambda state: [leaf for leaf in leaves(state) if isinstance(leaf, int)])
+    (mean,), (state,) = yield from aggregator.exchange([flat], [spec], [furthest], key)
     parts = torch.split(mean, [x.numel() for x in tensors])
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)], [state] * len(tensors)
 

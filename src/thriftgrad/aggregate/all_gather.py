@@ -42,7 +42,8 @@ class AllGather(Aggregator[Any]):
         states = yield from agreed(self.compressor, tensors, states, keys)
         sent = [self.compressor.compress(*each) for each in zip(tensors, states, keys, strict=True)]
         layouts = [payload.layout for payload, _ in sent]
-        collect = all_gather if wire.message_nbytes(layouts) is not None else all_gather_varying
-        messages = yield from collect(wire.pack(*[payload for payload, _ in sent]))
+        message, most = wire.pack(*[payload for payload, _ in sent]), wire.most_nbytes(layouts)
+        varying = wire.message_nbytes(layouts) is None
+        messages = yield from all_gather_varying(message, most) if varying else all_gather(message)
         means = yield from replicated(lambda: mean_of_messages(messages, self.compressor, layouts))
         return means, [state for _, state in sent]

@@ -74,9 +74,13 @@ class ScatterReduce(Aggregator[Shards]):
         ups = yield from agreed(self.up, parts, ups, up_keys)
         packed = [self.up.compress(*each) for each in zip(parts, ups, up_keys, strict=True)]
         sent = [packed[i : i + me.world] for i in range(0, len(packed), me.world)]  # a row for each tensor
-        scatter = all_to_all_varying if packed[0][0].layout.variable else all_to_all
-        received = yield from scatter([wire.pack(*[row[to][0] for row in sent]) for to in range(me.world)])
-        mine = mean_of_messages(received, self.up, [row[me.rank][0].layout for row in sent])
+        up_layouts = [[row[to][0].layout for row in sent] for to in range(me.world)]
+        letters = [wire.pack(*[row[to][0] for row in sent]) for to in range(me.world)]
+        if any(wire.message_nbytes(each) is None for each in up_layouts):
+            received = yield from all_to_all_varying(letters, [wire.most_nbytes(each) for each in up_layouts])
+        else:
+            received = yield from all_to_all(letters)
+        mine = mean_of_messages(received, self.up, up_layouts[me.rank])
 
         down_keys = [k.fold("down").private(me.rank) for k in keys]
         downs = yield from agreed(self.down, mine, [state.down for state in states], down_keys)
@@ -89,8 +93,10 @@ class ScatterReduce(Aggregator[Shards]):
             for at in range(me.world)
         ]
         message = wire.pack(*[payload for payload, _ in replies])
-        lengths = [length for each in layouts if (length := wire.message_nbytes(each)) is not None]
-        messages = yield from all_gather_uneven(message, lengths) if lengths else all_gather_varying(message)
+        lengths = [wire.most_nbytes(each) for each in layouts]
+        varying = any(wire.message_nbytes(each) is None for each in layouts)
+        gathered = all_gather_varying(message, max(lengths)) if varying else all_gather_uneven(message, lengths)
+        messages = yield from gathered
         means = yield from replicated(lambda: self._joined(messages, layouts, specs))
         after = [Shards(tuple(state for _, state in row), reply) for row, (_, reply) in zip(sent, replies, strict=True)]
         return means, after

@@ -61,8 +61,11 @@ class ParameterServer(Aggregator[TwoWay]):
         ups = yield from agreed(self.up, tensors, [state.up for state in states], keys)
         sent = [self.up.compress(*each) for each in zip(tensors, ups, keys, strict=True)]
         up_layouts = [payload.layout for payload, _ in sent]
-        collect = gather if wire.message_nbytes(up_layouts) is not None else gather_varying
-        messages = yield from collect(wire.pack(*[payload for payload, _ in sent]), ROOT)
+        message = wire.pack(*[payload for payload, _ in sent])
+        if wire.message_nbytes(up_layouts) is None:
+            messages = yield from gather_varying(message, wire.most_nbytes(up_layouts), ROOT)
+        else:
+            messages = yield from gather(message, ROOT)
 
         keys = [key.fold(spec.name, "down") for spec in specs]
         # Who is not the server has nothing to send back, but its levels go the way of the server's.
@@ -78,9 +81,9 @@ class ParameterServer(Aggregator[TwoWay]):
             replies = [self.down.compress(*each) for each in zip(means, downs, keys, strict=True)]
             answer, downs = wire.pack(*[payload for payload, _ in replies]), [state for _, state in replies]
         answer = answer if messages is not None else None
-        length = wire.message_nbytes(layouts)
-        spec = TensorSpec((length or 0,), torch.uint8, tensors[0].device)
-        message = yield from (broadcast_varying if length is None else broadcast)(answer, spec, ROOT)
+        spec = TensorSpec((wire.most_nbytes(layouts),), torch.uint8, tensors[0].device)
+        send = broadcast_varying if wire.message_nbytes(layouts) is None else broadcast
+        message = yield from send(answer, spec, ROOT)
         payloads: list[Payload[Any]] = wire.unpack_all(message, layouts)
         estimates = yield from replicated(lambda: [self.down.decompress(payload) for payload in payloads])
         return estimates, [TwoWay(up, down) for (_, up), down in zip(sent, downs, strict=True)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.comm.rounds import Traffic
-from thriftgrad.core import TensorSpec
+from thriftgrad.core import PayloadError, TensorSpec
 
 T = TypeVar("T")
 
@@ -209,11 +209,19 @@ def all_gather_uneven(x: Tensor, lengths: Sequence[int]) -> Comm[list[Tensor]]:
     return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
-def all_gather_varying(x: Tensor) -> Comm[list[Tensor]]:
-    """Every worker's flat x, of any length each: the lengths go round first, and the padding counts as sent."""
+def all_gather_varying(x: Tensor, most: int) -> Comm[list[Tensor]]:
+    """Every worker's flat x, of any length up to ``most``: lengths go round first, and the padding counts as sent."""
     lengths = yield from all_gather(torch.tensor([x.numel()], device=x.device))
-    parts = yield from all_gather_uneven(x, [int(length) for length in lengths])
+    parts = yield from all_gather_uneven(x, [_checked_length(length, most) for length in lengths])
     return parts
+
+
+def _checked_length(length: Tensor, most: int) -> int:
+    """A length that another worker told of, before anything is allocated for it."""
+    value = int(length)
+    if not 0 <= value <= most:
+        raise PayloadError(f"payload: a worker announces {value} bytes, and its message cannot exceed {most}.")
+    return value
 
 
 def all_to_all(xs: Sequence[Tensor]) -> Comm[list[Tensor]]:
@@ -222,28 +230,30 @@ def all_to_all(xs: Sequence[Tensor]) -> Comm[list[Tensor]]:
     return answer
 
 
-def all_to_all_varying(xs: Sequence[Tensor]) -> Comm[list[Tensor]]:
-    """xs[i], flat and of any length, goes to worker i; the lengths go round first, and the padding counts as sent."""
+def all_to_all_varying(xs: Sequence[Tensor], most: Sequence[int]) -> Comm[list[Tensor]]:
+    """xs[i], flat and of any length up to most[i], goes to worker i; lengths go round first, padding counts as sent."""
     rows = yield from all_gather(torch.tensor([x.numel() for x in xs], device=xs[0].device))
-    lengths = torch.stack(rows)  # [from, to]
+    lengths = [[_checked_length(length, limit) for length, limit in zip(row, most, strict=True)] for row in rows]
     me = yield from place()
-    padded = [torch.nn.functional.pad(x, (0, int(most) - len(x))) for x, most in zip(xs, lengths.amax(0), strict=True)]
+    longest = [max(column) for column in zip(*lengths, strict=True)]
+    padded = [torch.nn.functional.pad(x, (0, longest[to] - len(x))) for to, x in enumerate(xs)]
     parts = yield from all_to_all(padded)
-    return [part[: int(length)] for part, length in zip(parts, lengths[:, me.rank], strict=True)]
+    return [part[: row[me.rank]] for part, row in zip(parts, lengths, strict=True)]
 
 
-def gather_varying(x: Tensor, root: int) -> Comm[list[Tensor] | None]:
-    """Every worker's flat x, of any length, at the root; the lengths go round first, and the padding counts as sent."""
-    lengths = [int(length) for length in (yield from all_gather(torch.tensor([x.numel()], device=x.device)))]
+def gather_varying(x: Tensor, most: int, root: int) -> Comm[list[Tensor] | None]:
+    """Every worker's flat x, of any length up to ``most``, at the root; lengths go first, padding counts as sent."""
+    answers = yield from all_gather(torch.tensor([x.numel()], device=x.device))
+    lengths = [_checked_length(length, most) for length in answers]
     parts = yield from gather(torch.nn.functional.pad(x, (0, max(lengths) - len(x))), root)
     return parts and [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
 def broadcast_varying(x: Tensor | None, spec: TensorSpec, root: int) -> Comm[Tensor]:
-    """The root's flat x of any length everywhere, its length first; ``spec`` is that of an x of any length."""
+    """The root's flat x everywhere, its length first; ``spec`` is that of the longest there can be."""
     length = None if x is None else torch.tensor([x.numel()], device=spec.device)
     known = yield from broadcast(length, TensorSpec((1,), torch.int64, spec.device), root)
-    answer = yield from broadcast(x, replace(spec, shape=(int(known),)), root)
+    answer = yield from broadcast(x, replace(spec, shape=(_checked_length(known, spec.numel),)), root)
     return answer
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from math import log, sqrt
 from typing import Any, Literal, NamedTuple
@@ -36,6 +36,15 @@ class AdaptedLevels(NamedTuple):
     counts: Tensor  # int64[2, BINS]: of the last fit's magnitudes, weighted by the buckets' norms, and unweighted
 
 
+def adapted_levels(state: Any) -> Iterator[AdaptedLevels]:
+    """Those that a state holds, of a compressor or an aggregator, wherever they are in it."""
+    if isinstance(state, AdaptedLevels):
+        yield state
+    elif isinstance(state, tuple):
+        for branch in state:
+            yield from adapted_levels(branch)
+
+
 @dataclass(frozen=True, repr=False)
 class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
     """A quantiser whose levels are fitted to everybody's gradients at the steps of a schedule.
@@ -50,6 +59,7 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
     bits: int
     bucket: int = 512
     norm: Norm = "l2"
+    _: KW_ONLY
     per_tensor: bool = True
     distribution: Literal["empirical", "normal"] = "empirical"
     update_at: tuple[int, ...] = (0, 100, 2000)
@@ -201,7 +211,7 @@ def _gaussian_start(quantizer: AdaptiveQuantizer, deviation: float) -> Codebook:
     return Codebook(1, tuple(levels.tolist()), tuple(quantizer.probabilities(levels, distribution).tolist()))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class ALQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
     """ALQ on the plain distribution of normalised coordinates: every bucket counts alike, whatever its norm.
 
@@ -223,7 +233,7 @@ class ALQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
         return theory.alq_levels(distribution, self.bits, self.include_zero, self.reference_mode)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class ALQ(ALQ_N):
     """Unbiased rounding to the levels of least expected variance for the gradients at hand.
 
@@ -253,7 +263,7 @@ class ALQ(ALQ_N):
     weight_power: int = 2
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class AMQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
     """AMQ on the plain distribution of normalised coordinates: every bucket counts alike, whatever its norm.
 
@@ -276,7 +286,7 @@ class AMQ_N(AdaptiveQuantizer):  # noqa: N801 - the paper's name
         return theory.amq_levels(p, self.bits, self.include_zero)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class AMQ(AMQ_N):
     """Unbiased rounding to powers of one multiplier p, the best for the gradients at hand.
 
@@ -298,7 +308,7 @@ class AMQ(AMQ_N):
     weight_power: int = 2
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Lloyd(AdaptiveQuantizer):
     """Each coordinate to the nearest of 2**bits levels, those of least squared error for the gradients at hand.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import frexp
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ class NaturalCompression(Compressor[None, tuple[()]]):
 
     Wire: 9 bits a coordinate, its sign and its float32 exponent; no scale.
 
-    Claims: unbiased with omega = 1/8, delta = 7/8, for coordinates that are zero or of magnitude 2**-126 to 2**127.
-    Smaller ones are rounded between 0 and 2**-126, greater ones go down. A NaN or an infinity becomes NaN, in place.
+    Claims: unbiased with omega = 1/8, delta = 7/8, for coordinates that are zero or of magnitude 2**-126 to 2**127
+    (2**15 for float16). Smaller ones are rounded between 0 and 2**-126, greater ones go down. A NaN or an infinity
+    becomes NaN, in place.
 
     Raises ``TypeError`` for tensors that are not floating point.
     Horvath et al., Natural Compression, 2019, arXiv:1905.10988.
@@ -41,7 +43,9 @@ class NaturalCompression(Compressor[None, tuple[()]]):
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[tuple[()]], None]:
         flat = floats(x, self)
-        exponent = kernels.round_to_powers(flat.nan_to_num(0.0, 0.0, 0.0), key.fold("NaturalCompression").seed)
+        largest = min(frexp(torch.finfo(x.dtype).max)[1] - 1, 127)  # 2**127, or 2**15 of float16
+        seed = key.fold("NaturalCompression").seed
+        exponent = kernels.round_to_powers(flat.nan_to_num(0.0, 0.0, 0.0), seed, largest + 127)
         exponent = torch.where(flat.isfinite(), exponent, NOT_FINITE)
         symbols = exponent + 256 * ((flat < 0) & (exponent > 0))
         return Payload(symbols.to(torch.int16), (), self.layout(TensorSpec.of(x))), None

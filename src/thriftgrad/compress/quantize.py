@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class QSGD(LevelQuantizer[None]):
     levels: int | None = None
     bucket: int = 512
     norm: Norm = "l2"
+    _: KW_ONLY
     include_zero: bool = True
     per_tensor: bool = True
 
@@ -120,6 +121,7 @@ class NUQSGD(LevelQuantizer[None]):
     bits: int
     bucket: int = 512
     norm: Norm = "l2"
+    _: KW_ONLY
     include_zero: bool = True
     per_tensor: bool = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,6 +106,7 @@ class Quantizer(LevelQuantizer[None]):
     levels: tuple[float, ...]
     bucket: int = 512
     norm: Norm = "l2"
+    _: KW_ONLY
     per_tensor: bool = True
 
     def __post_init__(self) -> None:

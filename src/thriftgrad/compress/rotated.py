@@ -74,7 +74,8 @@ class _Rotated(Compressor[None, RotationScales]):
             symbols.append(at.reshape(-1))
             scales.append(torch.where(rows.isfinite().all(1), torch.where(length > 0, length * factor, 0.0), torch.nan))
         empty = flat.new_empty(0)
-        side = RotationScales(torch.cat([empty.double(), *scales]).to(torch.float32), seed)
+        largest = torch.finfo(torch.float32).max
+        side = RotationScales(torch.cat([empty.double(), *scales]).clamp_max(largest).to(torch.float32), seed)
         carrier = torch.cat([empty.to(torch.uint8), *symbols])
         return Payload(carrier, side, self.layout(TensorSpec.of(x))), None
 
@@ -87,7 +88,8 @@ class _Rotated(Compressor[None, RotationScales]):
             (kernels.hadamard(rows) * sign * next(scales)[:, None]).reshape(-1)
             for rows, sign in zip(self._buckets(q), self._buckets(signs), strict=True)
         ]
-        return torch.cat([q[:0], *values]).to(spec.dtype).view(spec.shape)
+        largest = torch.finfo(torch.float32).max  # the error may lead beyond it; NaN stays
+        return torch.cat([q[:0], *values]).clamp_(-largest, largest).to(spec.dtype).view(spec.shape)
 
     def _signs(self, seed: Tensor, flat: Tensor) -> Tensor:
         return kernels.random_signs(flat.numel(), int(seed) & (1 << 63) - 1, flat.device)

@@ -46,6 +46,8 @@ class Chain(Compressor[Pair, Pair]):
                 f"{self!r}: a memory must stand outermost, since it has to see what every stage leaves out; "
                 "write ErrorFeedback(... >> ...)."
             )
+        if second.lossless and not first.lossless:
+            second.layout(first.layout(TensorSpec((1,))).carrier)  # a coder refuses what it cannot code
         if not second.lossless and _holds_symbols(first):
             raise TypeError(
                 f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
@@ -98,7 +100,9 @@ class Chain(Compressor[Pair, Pair]):
         return self._of_due_parts(x, state, key, lambda part, at, i: part.counts(at, state[i], key, peaks[i]))
 
     def adapt(self, state: Pair, peaks: Any, counts: Any) -> Pair:
-        return self.first.adapt(state[0], peaks[0], counts[0]), self.second.adapt(state[1], peaks[1], counts[1])
+        first = self.first.adapt(state[0], peaks[0], counts[0]) if self.first.due(state[0]) else state[0]
+        second = self.second.adapt(state[1], peaks[1], counts[1]) if self.second.due(state[1]) else state[1]
+        return first, second
 
     def _of_due_parts(
         self, x: Tensor, state: Pair, key: Key, ask: Callable[[Compressor[Any, Any], Tensor, int], Any]

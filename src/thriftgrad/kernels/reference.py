@@ -76,16 +76,16 @@ def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
     return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
 
 
-def round_to_powers(x: Tensor, seed: int) -> Tensor:
+def round_to_powers(x: Tensor, seed: int, largest: int = 254) -> Tensor:
     """The biased exponent (0 ... 254, of float32) of the power of two below each magnitude, or above it at random.
 
     x: finite float32[n] -> int64[n]; E 2**(exponent - 127) = |x| to within 2**-17 |x|. Exponent 0 stands for zero; what
-    is at 2**127 or above goes down, since the next power is no float32.
+    is above the ``largest`` power goes down to it (254: 2**127, since the next one is no float32).
     """
     bits = x.abs().view(torch.int32).to(torch.int64)
     exponent, mantissa = bits >> 23, bits & 0x7FFFFF
     above = mantissa > (uniform16(x.numel(), seed, x.device) << 7) + 64
-    return (exponent + above).clamp_max(254)
+    return (exponent + above).clamp_max(largest)
 
 
 def hadamard(rows: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from thriftgrad.aggregate import Aggregator
 from thriftgrad.core import Key, TensorSpec
 from thriftgrad.train.handle import Handle, aggregator_of
 from thriftgrad.train.method import Method
-from thriftgrad.train.state import facts, first_difference
+from thriftgrad.train.state import agree, facts
 
 log = logging.getLogger("thriftgrad")
 
@@ -56,7 +56,7 @@ def attach(ddp_model: DistributedDataParallel, method: Method | Aggregator[Any],
         states = aggregator.init([TensorSpec.of(parameter, name) for parameter, name in names.items()])
     specs = [state.spec for state in states]
     group = ddp_model.process_group
-    _agree(group, {"thriftgrad version": thriftgrad.__version__} | facts(method, seed, specs))
+    agree(group, "attach", {"thriftgrad version": thriftgrad.__version__} | facts(method, seed, specs))
     if dist.get_rank(group) == 0:
         for note in notes:
             log.warning("%s", note.message)
@@ -104,19 +104,6 @@ def _checked(method: object) -> Aggregator[Any]:
         )
         raise TypeError(f"attach: method must be a Method or an Aggregator, got {method!r}; {cure}.")
     return aggregator_of(method)
-
-
-def _agree(group: dist.ProcessGroup, mine: Mapping[str, Any]) -> None:
-    """Raise on every rank if the ranks would exchange different things."""
-    everyone: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(everyone, mine, group=group)
-    for rank, theirs in enumerate(everyone):
-        if difference := first_difference(everyone[0], theirs):
-            fact, first, other = difference
-            raise ValueError(
-                f"attach: the ranks disagree on {fact}: rank 0 has {first}, rank {rank} has {other}; "
-                "give every rank the same."
-            )
 
 
 def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:

@@ -18,7 +18,7 @@ from thriftgrad.comm import Comm, Lane, Ledger, Round, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
 from thriftgrad.train.method import Method
-from thriftgrad.train.state import facts, first_difference, flatten, restore
+from thriftgrad.train.state import agree, facts, first_difference, flatten, levels_facts, restore
 from thriftgrad.train.stats import Stats
 
 STATE_VERSION = 1
@@ -56,7 +56,7 @@ class Handle:
         # Its thread ends with the interpreter or with the handle, whichever comes first.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thriftgrad")
         self._latest: ThreadFuture[None] | None = None
-        self._closed = False
+        self._closed = self._began = False
         self._step = 0  # of the training; a loaded state moves it
         self._steps = self._skipped_steps = 0  # since attach
         self._encode_seconds = self._decode_seconds = 0.0
@@ -80,6 +80,8 @@ class Handle:
                 "thriftgrad: the handle of this model is closed, so its gradients cannot be exchanged; "
                 "wrap the module in a new DistributedDataParallel to train on."
             )
+        if not self._began:
+            self._begin()
         done: Future[Tensor] = Future()
         names = [self._names[parameter] for parameter in bucket.parameters()]
         self._latest = self._thread.submit(
@@ -89,6 +91,13 @@ class Handle:
             self._latest.result()
             self._end_step()
         return done
+
+    def _begin(self) -> None:
+        """Before the first step: ranks that were restarted from different files would fit levels at different steps."""
+        mine = levels_facts(self._states)
+        if mine:
+            agree(self._group, "thriftgrad", mine)
+        self._began = True
 
     def _drive(self, before: ThreadFuture[None] | None, worker: Comm[None], is_last: bool) -> None:
         """In the communication thread: start one bucket and take the older ones further."""

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import simulate
+from thriftgrad.compress.adaptive import adapted_levels
 from thriftgrad.core import Key, TensorSpec
 
 Leaf = Tensor | int
@@ -38,6 +40,32 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
         if values[0] != values[1]:
             return fact, *values
     return None
+
+
+def agree(group: dist.ProcessGroup, owner: str, mine: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` on every rank if two ranks differ in one of these facts; all ranks call it."""
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, mine, group=group)
+    for rank, theirs in enumerate(everyone):
+        if difference := first_difference(everyone[0], theirs):
+            fact, first, other = difference
+            raise ValueError(
+                f"{owner}: the ranks disagree on {fact}: rank 0 has {first}, rank {rank} has {other}; "
+                "give every rank the same."
+            )
+
+
+def levels_facts(states: Mapping[str, TensorState]) -> dict[str, str]:
+    """Which levels each parameter has reached; ranks that differ would not fit new ones together.
+
+    >>> levels_facts({})
+    {}
+    """
+    return {
+        f"the levels of {name}": f"version {levels.version} at step {levels.step}, {levels.levels.tolist()}"
+        for name, state in states.items()
+        for levels in adapted_levels(state.inner)
+    }
 
 
 def flatten(tree: Any, path: str) -> dict[str, Leaf]:

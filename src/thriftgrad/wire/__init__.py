@@ -95,8 +95,11 @@ def unpack_all(message: Tensor | bytes, layouts: Sequence[Layout]) -> list[Paylo
 
 def message_nbytes(layouts: Sequence[Layout]) -> int | None:
     """The length of a message before it exists; None where it depends on the data."""
-    if any(layout.variable for layout in layouts):
-        return None
+    return None if any(layout.variable for layout in layouts) else most_nbytes(layouts)
+
+
+def most_nbytes(layouts: Sequence[Layout]) -> int:
+    """A length that no message of these layouts exceeds."""
     return HEADER_BYTES + sum(layout.nbytes for layout in layouts)
 
 
