@@ -92,7 +92,7 @@ def test_the_power_of_the_bucket(tmp_path, exponent, expected):
 )
 def test_accuracies(tmp_path, qualities, match, better):
     study(tmp_path, "s", {"a": qualities, "b": [0.9, 0.902, 0.901]})
-    assert verdict(check_accuracy.matches("s", "a", ["b"], REASONS), tmp_path) is match
+    assert verdict(check_accuracy.matches("s", [("a", "b")], REASONS), tmp_path) is match
     assert verdict(check_accuracy.better("s", [("a", "b")], REASONS), tmp_path) is better
 
 
@@ -116,10 +116,21 @@ def test_coding(tmp_path):
     assert verdict(check_coding.shorter("g", "a", ("Huffman",), REASONS), tmp_path) is HOLDS
     assert verdict(check_coding.shorter("g", "a", ("Elias",), REASONS), tmp_path) is NOT
     assert verdict(check_coding.shorter("g", "a", ("Huffman", "Elias"), REASONS), tmp_path) is PART
-    assert verdict(check_coding.near_entropy("g", "Huffman", 0.3, REASONS), tmp_path) is HOLDS
-    assert verdict(check_coding.near_entropy("g", "Huffman", 0.1, REASONS), tmp_path) is NOT
     table = check_coding.coded_table(Evidence(tmp_path), "g")
-    assert table.columns == ("method", "packed", "entropy", "Elias", "Huffman")
+    assert table.columns == ("method", "packed", "entropy of single symbols", "Elias", "Huffman")
+
+
+def test_one_method_s_code_is_judged_and_the_others_are_shown(tmp_path):
+    found = []
+    for label, bits in (("far", 2.5), ("near", 2.05)):  # the entropy is 2 bits
+        found += [probed(check_coding.PACKED, label, i, 1.0) for i in range(3)]
+        found += [probed("coded: Huffman", label, i, 1.0, symbol_bits=bits + i / 1000) for i in range(3)]
+    rows(tmp_path, "g", found)
+    near, far = (check_coding.near_entropy("g", "Huffman", label, 0.1, REASONS) for label in ("near", "far"))
+    assert (verdict(near, tmp_path), verdict(far, tmp_path)) == (HOLDS, NOT)
+    finding = near(Evidence(tmp_path))
+    assert finding.judged == ("near",)
+    assert [row[0] for row in finding.tables[0].rows] == ["near", "far"]
 
 
 @pytest.mark.parametrize(("measured", "exact", "expected"), [(0.9, 1.0, HOLDS), (0.9, 1.3, NOT), (1.1, 1.0, NOT)])
@@ -157,7 +168,7 @@ def test_a_bound_without_zero(tmp_path, variance, expected):
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.01, HOLDS), (0.1, NOT)])
 def test_time(tmp_path, seconds, expected):
-    base = {"bucket": 64, "decode_seconds": 0.0, "update_seconds": 0.0, "nbytes": 1000}
+    base = {"bucket": 64, "decode_seconds": 0.0, "update_seconds": 0.0, "every_step_seconds": 0.0, "nbytes": 1000}
     found = [base | {"label": "a", "draw": i, "encode_seconds": seconds * n} for i, n in enumerate(NOISE)]
     found += [base | {"label": "b", "draw": i, "encode_seconds": 0.05 * n} for i, n in enumerate(NOISE)]
     rows(tmp_path, "t", found)

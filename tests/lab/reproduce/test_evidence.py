@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab.fabricate import configuration, evaluation, method, start, write
 from lab.reproduce.fabricated import probed, rows, study
 from thriftgrad.lab.reproduce.evidence import Evidence
 from thriftgrad.lab.reproduce.records import ReproductionError
@@ -44,3 +45,17 @@ def test_lower_is_better_turns_the_gain_round(tmp_path):
 def test_bits_are_link_bytes_over_parameters_and_steps(tmp_path):
     study(tmp_path, "s", {"a": [0.9, 0.9]}, parameters=50)  # 100 bytes up and 300 down a step
     assert Evidence(tmp_path).study("s").bits_per_coordinate("a") == pytest.approx((16.0, 48.0))
+
+
+def test_a_learning_rate_at_the_edge_of_its_grid_is_said(tmp_path):
+    tuning = {"grid": [0.1, 1.0, 10.0], "loss": [3.0, 2.0, 1.0], "steps": 6, "seed": 7}
+    arms = [
+        method("inside", learning_rate=1.0, tuning=tuning | {"edge": False}),
+        method("last", learning_rate=10.0, tuning=tuning | {"edge": True}),
+        method("untuned", learning_rate=0.3),
+    ]
+    end = {"kind": "end", "steps": 10, "wall_seconds": 1.0, "diverged": False}
+    runs = {(arm["label"], 0): [start(arm["label"], 0), evaluation(0, 0.1), evaluation(10, 0.9), end] for arm in arms}
+    write(tmp_path / "studies" / "s", configuration(arms, seeds=[0]), runs)
+    found = Evidence(tmp_path).study("s")
+    assert [found.rate(label) for label in found.labels] == ["1", "10 (edge of the grid)", "0.3"]

@@ -123,10 +123,12 @@ def test_code_lengths_of_the_paper():
 
 
 def test_timing_and_the_modelled_exchange():
-    compressors = (("QSGD", 64, QSGD(bits=3, bucket=64)), ("ALQ", 64, ALQ(bits=3, bucket=64)))
-    plain, adaptive = list(Timing("t", compressors, n=1000, draws=1).rows())
+    compressors = (("QSGD", 64, QSGD(bits=3, bucket=64)), ("ALQ", 64, ALQ(bits=3, bucket=64)), ("T", 1000, TernGrad()))
+    plain, adaptive, shared = list(Timing("t", compressors, n=1000, draws=1).rows())
     assert plain["update_seconds"] == 0 < adaptive["update_seconds"]
+    assert plain["every_step_seconds"] == adaptive["every_step_seconds"] == 0
+    assert 0 < shared["every_step_seconds"] == shared["update_seconds"]
     assert plain["nbytes"] == adaptive["nbytes"] == 375 + 64  # 3 bits each, 16 scales
-    row = {"encode_seconds": 1.0, "decode_seconds": 0.5, "nbytes": 100}
-    assert gathered_seconds(row, workers=3, bits_per_second=800) == 1 + 2 + 1.5
+    row = {"every_step_seconds": 0.25, "encode_seconds": 1.0, "decode_seconds": 0.5, "nbytes": 100}
+    assert gathered_seconds(row, workers=3, bits_per_second=800) == 0.25 + 1 + 2 + 1.5
     assert reduced_seconds(100, workers=4, bits_per_second=4800) == 1.0

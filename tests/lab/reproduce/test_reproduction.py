@@ -34,7 +34,7 @@ def test_claims_get_verdicts(finished):
         "QSGD | matches.",
     ]
     assert set(stages) == {"measuring and tuning", "training"}
-    assert ("adam: Adam on SGD", "0.05") in [(name, rate) for name, _, rate in result.methods]
+    assert ("main: SGD", "0.1") in [(name, rate) for name, _, rate in result.methods]
 
 
 def test_the_same_call_again_does_nothing_and_says_the_same(finished):

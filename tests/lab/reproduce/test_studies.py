@@ -22,10 +22,9 @@ def quietly(sign):
 def done(tmp_path_factory):
     """Tuning, then the runs of both studies."""
     folder = tmp_path_factory.mktemp("studies")
-    studies = {study.name: study for study in (TUNED, ADAM)}
-    work(TUNED.tuning_jobs(folder), folder, quietly, processes=1)
-    for study in studies.values():
-        work(study.jobs(folder, studies), folder, quietly, processes=1)
+    for study in (TUNED, ADAM):
+        work(study.tuning_jobs(folder), folder, quietly, processes=1)
+        work(study.jobs(folder), folder, quietly, processes=1)
     return folder
 
 
@@ -58,13 +57,12 @@ def test_a_rate_that_diverges_is_never_taken(tmp_path):
     work(bold.tuning_jobs(tmp_path), tmp_path, quietly, processes=1)
     tuning = tuned_rates(bold, tmp_path)["SGD"]
     assert tuning.loss[1] is None
-    (job, _) = bold.jobs(tmp_path, {"main": bold})
+    (job, _) = bold.jobs(tmp_path)
     assert job.rate == 0.1
 
 
-def test_a_study_without_a_grid_borrows_rates(done):
+def test_a_study_has_an_optimizer_and_a_batch_of_its_own(done):
     (row,) = read_configuration(done / "studies" / "adam").methods
-    assert (row.learning_rate, row.tuning) == (0.05, None)
     assert row.expression.startswith("AdamMethod(")
     assert read_configuration(done / "studies" / "adam").batch_size == 8
 
@@ -77,7 +75,7 @@ def test_a_study_is_a_comparison_that_can_be_summarised(done):
 
 
 def test_runs_that_are_done_are_not_done_again(done):
-    jobs = TUNED.jobs(done, {"main": TUNED})
+    jobs = TUNED.jobs(done)
     assert all(job.done(done) for job in jobs)
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")}
     work(jobs, done, quietly, processes=1)

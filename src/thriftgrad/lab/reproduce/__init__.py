@@ -1,7 +1,7 @@
 """Papers' claims, measured again: ``nuqsgd.py`` and ``alq.py`` say what each paper claims and how it is checked here.
 
 A reproduction is a list of claims (``claims.py``) over evidence (``evidence.py``): training runs (``studies.py``, each
-a comparison folder like those of ``thriftgrad compare``) and measurements without training (``probes.py`` on the
-gradients of ``snapshots.py``, ``synthetic.py``, ``timing.py``). ``reproduction.py`` does the work in processes
-(``pool.py``), ``page.py`` shows the result.
+a comparison folder like those of ``thriftgrad compare``, qualities by ``calibration.py``) and measurements without
+training (``probes.py`` on the gradients of ``snapshots.py``, ``synthetic.py``, ``timing.py``). ``reproduction.py`` does
+the work in processes (``pool.py``), ``page.py`` shows the result.
 """

@@ -17,16 +17,21 @@ from thriftgrad.train.method import Method
 
 BITS, BUCKET = 3, 16384
 SMALL_BUCKET = 8192  # for the network of 38 282 parameters
+ELEMENTS = 75_290  # the ResNet-8
 BUCKETS = (1, 2, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
-SHORT_GRID = GRID[1:]
+GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
+SHORT_GRID = GRID[:-1]
+PAPER_STEPS, PAPER_SCHEDULE = 80_000, (0, 100, 2_000, *range(10_000, 80_000, 10_000))
+"""The paper's steps of training, and those at which it refits levels (code)."""
 SCHEDULE = (0, 10, 50)
-"""Steps at which training refits levels: the paper's 0, 100, 2000 of 80 000, in our hundred steps."""
+"""The same for our hundred steps."""
 
 FP32, ONE = "SuperSGD, fp32", "SGD, one worker"
 NO_ZERO, ALQ_NO_ZERO = "NUQSGD without 0", "ALQ without 0"
-CLIPPED, UNCLIPPED = "TernGrad, clipped", "TernGrad, no clipping"
+UNCLIPPED = "TernGrad, no clipping"
+CLIPPED, UNCLIPPED_TENSORS = "TernGrad, clipped", "TernGrad, no clipping, by tensors"
 NORMAL, PUBLISHED = "ALQ, normal model", "ALQ, published code"
+FRESH, THRICE, ONCE = "ALQ, every step", "ALQ, steps 0, 10 and 50", "ALQ, step 0 alone"
 EF, EF_LLOYD = "EF-SignSGD, bucket 64", "Lloyd, error feedback"
 
 
@@ -41,15 +46,21 @@ def adaptive(bits: int, bucket: int) -> dict[str, AnyCompressor]:
 
 
 def baselines(bits: int, bucket: int) -> dict[str, AnyCompressor]:
-    """What the paper compares with; TernGrad has three levels whatever ``bits`` is."""
+    """What the paper compares with; TernGrad has three levels whatever ``bits`` is, and there no clipping."""
     return {
         "QSGDinf": QSGD(bits=bits, bucket=bucket, norm="linf", per_tensor=False),
         "NUQSGD": NUQSGD(bits=bits, bucket=bucket, per_tensor=False),
         NO_ZERO: NUQSGD(bits=bits, bucket=bucket, include_zero=False, per_tensor=False),
-        # Without clipping as in the paper's runs, by buckets; with it as its own paper has it, by tensors.
         UNCLIPPED: TernGrad(clip=None, bucket=bucket, shared_scale=False, per_tensor=False),
-        CLIPPED: TernGrad(),
     }
+
+
+def terngrads() -> dict[str, AnyCompressor]:
+    """TernGrad as its own paper has it, a scale of all workers for each tensor, and the same but for clipping.
+
+    On gradients without training, the gradient of the whole network is one tensor.
+    """
+    return {CLIPPED: TernGrad(), UNCLIPPED_TENSORS: TernGrad(clip=None)}
 
 
 def variants(bits: int, bucket: int) -> dict[str, AnyCompressor]:
@@ -66,7 +77,7 @@ def variants(bits: int, bucket: int) -> dict[str, AnyCompressor]:
     }
 
 
-MAIN = (*adaptive(BITS, BUCKET), *baselines(BITS, BUCKET))
+MAIN = (*adaptive(BITS, BUCKET), *baselines(BITS, BUCKET), *terngrads())
 VARIANTS = tuple(variants(BITS, BUCKET))
 SWEPT = ("ALQ", "ALQ-N", "AMQ", "AMQ-N", "QSGDinf", "NUQSGD", UNCLIPPED)
 
@@ -76,7 +87,7 @@ SWEPT = ("ALQ", "ALQ-N", "AMQ", "AMQ-N", "QSGDinf", "NUQSGD", UNCLIPPED)
 
 def compared(steps: tuple[int, ...], bucket: int) -> list[Probe]:
     """Every quantiser at 3 bits."""
-    everything = adaptive(BITS, bucket) | baselines(BITS, bucket) | variants(BITS, bucket)
+    everything = adaptive(BITS, bucket) | baselines(BITS, bucket) | terngrads() | variants(BITS, bucket)
     return [Probe("3 bits", label, each, steps) for label, each in everything.items()]
 
 
@@ -89,7 +100,7 @@ def sweeps(late: tuple[int, ...], bucket: int) -> list[Probe]:
     for size in BUCKETS:
         found += [Probe("bucket", label, each, late, size) for label, each in _swept(BITS, size).items()]
     levels = ALQ(bits=BITS, bucket=bucket)
-    schedules = {"every step": None, "steps 0, 10 and 50": SCHEDULE, "step 0 alone": (0,)}
+    schedules = {FRESH: None, THRICE: SCHEDULE, ONCE: (0,)}
     found += [Probe("schedule", label, levels, late, fitted=fitted) for label, fitted in schedules.items()]
     coded = {label: each for label, each in everything.items() if label in (*SWEPT, ALQ_NO_ZERO, NO_ZERO)}
     coded["NUQSGD, 4 bits"] = NUQSGD(bits=4, bucket=bucket)
@@ -103,12 +114,9 @@ def _swept(bits: int, bucket: int) -> dict[str, AnyCompressor]:
 
 def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]:
     """All measurements without training."""
-    timed = tuple(
-        (label, bucket, each)
-        for bucket in (64, 512, BUCKET)
-        for label, each in (adaptive(BITS, bucket) | baselines(BITS, bucket)).items()
-    )
-    elements = 75_290  # the ResNet-8
+    by_bucket = {bucket: adaptive(BITS, bucket) | baselines(BITS, bucket) for bucket in (64, 512, BUCKET)}
+    by_bucket[ELEMENTS] = terngrads()
+    timed = tuple((label, bucket, each) for bucket, some in by_bucket.items() for label, each in some.items())
     gradients = []
     for task in tasks:
         steps = (10, 40) if quick else (5, 20, 40) if task == "text" else (5, 20, 60, 95)
@@ -120,7 +128,7 @@ def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]
         ]
     return (
         ZeroLevel("zero-level", n=16384, draws=3 if quick else 10),
-        Timing("timing", timed, elements, draws=3),
+        Timing("timing", timed, ELEMENTS, draws=3),
         *gradients,
     )
 
@@ -131,7 +139,7 @@ def measurements(tasks: tuple[str, ...], quick: bool) -> tuple[Measurement, ...]
 def arms(bits: int = BITS, bucket: int = BUCKET) -> dict[str, Arm]:
     """Every method of the main table."""
     without = {ALQ_NO_ZERO: ALQ(bits=bits, bucket=bucket, per_tensor=False, include_zero=False, update_at=SCHEDULE)}
-    everything = adaptive(bits, bucket) | without | baselines(bits, bucket)
+    everything = adaptive(bits, bucket) | without | baselines(bits, bucket) | terngrads()
     quantised = {label: AllGather(each) for label, each in everything.items()}
     remembered = {
         EF: AllGather(ErrorFeedback(OneBit(bucket=64))),
@@ -144,18 +152,16 @@ def arms(bits: int = BITS, bucket: int = BUCKET) -> dict[str, Arm]:
 def studies(vision: str, quick: bool) -> tuple[Study, ...]:
     """All training runs; each study is tuned on its own grid."""
     if quick:
-        few = _of(
-            arms(bucket=SMALL_BUCKET), FP32, "ALQ", ALQ_NO_ZERO, "ALQ-N", "AMQ", "QSGDinf", "NUQSGD", CLIPPED, UNCLIPPED
-        )
-        return (Study("accuracy", vision, few, 3, 60, 0.005, grid=GRID[1:-1], tuning_steps=30),)
+        ours = ("ALQ", ALQ_NO_ZERO, "ALQ-N", "AMQ")
+        others = ("QSGDinf", "NUQSGD", UNCLIPPED, CLIPPED, UNCLIPPED_TENSORS)
+        few = _of(arms(bucket=SMALL_BUCKET), FP32, *ours, *others)
+        return (Study("accuracy", vision, few, 3, 60, 0.005, GRID[:3], 30),)
     one = (Arm(ONE, sgd()),)
     found = [
-        Study("accuracy", vision, tuple(arms().values()), 5, 100, 0.026, grid=GRID, tuning_steps=40),
-        Study("equal steps", vision, one, 5, 100, 0.026, workers=1, grid=GRID, tuning_steps=40),
-        Study("equal samples", vision, one, 5, 400, 0.026, workers=1, grid=GRID, tuning_steps=160),
-        Study(
-            "text", "text", _of(arms(), FP32, "ALQ", "QSGDinf", "NUQSGD"), 5, 60, 0.028, grid=GRID[1:], tuning_steps=30
-        ),
+        Study("accuracy", vision, tuple(arms().values()), 5, 100, 0.026, GRID, 40),
+        Study("equal steps", vision, one, 5, 100, 0.026, GRID, 40, workers=1),
+        Study("equal samples", vision, one, 5, 400, 0.026, GRID, 160, workers=1),
+        Study("text", "text", _of(arms(), FP32, "ALQ", "QSGDinf", "NUQSGD"), 5, 60, 0.028, SHORT_GRID, 30),
     ]
     small = arms(bucket=SMALL_BUCKET)
     for workers, names in ((16, (FP32, "ALQ", "QSGDinf", "NUQSGD")), (32, (FP32, "ALQ", "QSGDinf"))):
@@ -175,18 +181,7 @@ def studies(vision: str, quick: bool) -> tuple[Study, ...]:
 
 def _on_digits(name: str, arms: tuple[Arm, ...], steps: int, workers: int = 4, batch_size: int | None = None) -> Study:
     cost = 0.005 * (batch_size or 32) / 32
-    return Study(
-        name,
-        "digits",
-        arms,
-        5,
-        steps,
-        cost,
-        workers=workers,
-        batch_size=batch_size,
-        grid=SHORT_GRID,
-        tuning_steps=steps // 2,
-    )
+    return Study(name, "digits", arms, 5, steps, cost, SHORT_GRID, steps // 2, workers=workers, batch_size=batch_size)
 
 
 def _by(unit: str, found: dict[int, dict[str, Arm]], full: Arm) -> tuple[Arm, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from thriftgrad.lab.reproduce.claims import Check, Finding, Reasons, Table, below, together, within
+from thriftgrad.lab.reproduce.claims import Check, Finding, Reasons, Table, below, named, together, within
 from thriftgrad.lab.reproduce.comparing import percent, quality_table
 from thriftgrad.lab.reproduce.evidence import Evidence, StudyRuns
 from thriftgrad.lab.reproduce.intervals import Interval, interval
@@ -13,16 +13,15 @@ MARGIN = 0.01
 """Two accuracies match if they differ by less than this."""
 
 
-def matches(study: str, label: str, others: Sequence[str], reasons: Reasons, margin: float = MARGIN) -> Check:
-    """One method's final quality is within ``margin`` of each of the others'."""
+def matches(study: str, pairs: Sequence[tuple[str, str]], reasons: Reasons, margin: float = MARGIN) -> Check:
+    """Of each pair, the final qualities differ by less than ``margin``."""
 
     def check(evidence: Evidence) -> Finding:
         runs = evidence.study(study)
-        gains = {other: runs.gain(label, other) for other in others}
+        gains = {pair: runs.gain(*pair) for pair in pairs}
         verdict = together([within(gain, -margin, margin) for gain in gains.values()])
-        found = ", ".join(f"{other} {_text(runs, gain)}" for other, gain in gains.items())
-        ours = f"{label} against {found}; a match is a difference below {margin:g}."
-        return Finding(ours, verdict, reasons.of(verdict), (_table(runs, others[0]),))
+        ours = f"{_listed(runs, gains)}; a match is a difference below {margin:g}."
+        return Finding(ours, verdict, reasons.of(verdict), named(pairs), (_table(runs, pairs[0][1]),))
 
     return check
 
@@ -32,10 +31,11 @@ def better(study: str, pairs: Sequence[tuple[str, str]], reasons: Reasons, by: f
 
     def check(evidence: Evidence) -> Finding:
         runs = evidence.study(study)
-        gains = {f"{a} against {b}": runs.gain(a, b) for a, b in pairs}
+        gains = {pair: runs.gain(*pair) for pair in pairs}
         verdict = together([below(_negated(gain), -by) for gain in gains.values()])
-        ours = "; ".join(f"{name} {_text(runs, gain)}" for name, gain in gains.items()) + "."
-        return Finding(ours, verdict, reasons.of(verdict), (_table(runs, pairs[0][1]),))
+        return Finding(
+            f"{_listed(runs, gains)}.", verdict, reasons.of(verdict), named(pairs), (_table(runs, pairs[0][1]),)
+        )
 
     return check
 
@@ -57,7 +57,8 @@ def gap(one: tuple[str, str], others: Sequence[tuple[str, str]], reasons: Reason
         verdict = together([below(_negated(gain), 0.0) for gain in gains.values()])
         listed = "; ".join(f"{name} {_text(runs, gain)}" for name, gain in gains.items())
         table = Table("Each at its tuned learning rate", ("study: method", "final", "lead", "samples"), tuple(lines))
-        return Finding(f"{one[1]} against {listed}.", verdict, reasons.of(verdict), (table,))
+        judged = (one[1], *dict.fromkeys(label for _, label in others))
+        return Finding(f"{one[1]} against {listed}.", verdict, reasons.of(verdict), judged, (table,))
 
     return check
 
@@ -79,9 +80,13 @@ def total_bits(study: str, label: str, bits: float, reasons: Reasons) -> Check:
             f"A message is {up / others:.3f} bits a coordinate, scales and header included; all-gathered between "
             f"{others + 1} workers, each moves {up:.2f} up and {down:.2f} down."
         )
-        return Finding(ours, verdict, reasons.of(verdict))
+        return Finding(ours, verdict, reasons.of(verdict), (label,))
 
     return check
+
+
+def _listed(runs: StudyRuns, gains: Mapping[tuple[str, str], Interval]) -> str:
+    return "; ".join(f"{a} against {b} {_text(runs, gain)}" for (a, b), gain in gains.items())
 
 
 def _text(runs: StudyRuns, gain: Interval) -> str:

@@ -33,7 +33,11 @@ def variance_bound(measurement: str, reasons: Reasons) -> Check:
         )
         columns = ("s", "d", "Gaussian", "adversarial", "worst case", "bound")
         return Finding(
-            ours, verdict, reasons.of(verdict), (Table("Variance / |v|^2 of one bucket", columns, tuple(lines)),)
+            ours,
+            verdict,
+            reasons.of(verdict),
+            ("NUQSGD",),
+            (Table("Variance / |v|^2 of one bucket", columns, tuple(lines)),),
         )
 
     return check
@@ -56,7 +60,7 @@ def code_length(measurement: str, reasons: Reasons) -> Check:
         verdict = together(verdicts)
         ours = "; ".join(f"s = {line[0]}, d = {line[1]}: {line[4]} of {line[5]} bits" for line in lines) + "."
         table = Table("Gaussian vectors", ("s", "d", "nonzeros", "bound", "bits", "bound"), tuple(lines))
-        return Finding(ours, verdict, reasons.of(verdict), (table,))
+        return Finding(ours, verdict, reasons.of(verdict), ("NUQSGD",), (table,))
 
     return check
 
@@ -73,7 +77,8 @@ def bound_without_zero(measurement: str, bounds: dict[tuple[str, int], float], r
         verdict = together([below(measured, bound) for measured, bound in found.values()])
         listed = "; ".join(f"{name} {measured.text()} (bound {bound:g})" for name, (measured, bound) in found.items())
         ours = f"Without 0, on a Gaussian bucket: {listed}."
-        return Finding(ours, verdict, reasons.of(verdict), (zero_table(rows),))
+        judged = tuple(dict.fromkeys(f"{method} without 0" for method, _ in bounds))
+        return Finding(ours, verdict, reasons.of(verdict), judged, (zero_table(rows),))
 
     return check
 

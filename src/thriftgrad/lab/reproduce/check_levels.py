@@ -46,7 +46,7 @@ def converged(reasons: Reasons) -> Check:
         table = Table(
             "Positive levels and modelled variance, normal of deviation 1/128", ("grid", "levels", "Psi"), lines
         )
-        return Finding(ours, verdict, reasons.of(verdict), (table,))
+        return Finding(ours, verdict, reasons.of(verdict), ("ALQ", "AMQ"), (table,))
 
     return check
 

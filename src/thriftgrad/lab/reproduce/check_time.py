@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thriftgrad.lab.reproduce.claims import Check, Finding, Reasons, Table, below, together, within
+from thriftgrad.lab.reproduce.claims import Check, Finding, Reasons, Table, below, named, together, within
 from thriftgrad.lab.reproduce.evidence import Evidence
 from thriftgrad.lab.reproduce.intervals import Interval, interval, ratio
 from thriftgrad.lab.reproduce.records import Row
@@ -35,7 +35,8 @@ def faster(
         verdict = together(verdicts)
         listed = "; ".join(f"{_name(a)} / {_name(b)} {each.text()}" for (a, b), each in (less | same).items())
         ours = f"Time of an exchange between {WORKERS} workers at 1 Gbit/s: {listed}."
-        return Finding(ours, verdict, reasons.of(verdict), (time_table(rows, elements),))
+        judged = named((a[0], b[0]) for a, b in (*pairs, *as_fast))
+        return Finding(ours, verdict, reasons.of(verdict), judged, (time_table(rows, elements),))
 
     return check
 
@@ -56,7 +57,7 @@ def overhead(
             f"{1000 * interval(step_seconds).mean:.0f} ms: {100 * share.mean:.2g} % at the paper's schedule, "
             f"{100 * share.mean / updates_a_step:.0f} % of the step in which it happens."
         )
-        return Finding(ours, verdict, reasons.of(verdict))
+        return Finding(ours, verdict, reasons.of(verdict), (label,))
 
     return check
 
@@ -72,7 +73,10 @@ def time_table(rows: Sequence[Row], elements: int) -> Table:
         lines.append((label, f"{bucket}", bits, *(f"{1000 * each:.1f}" for each in (*codec, *exchanges))))
     plain = [f"{1000 * reduced_seconds(elements, WORKERS, bandwidth):.1f}" for bandwidth in BANDWIDTHS.values()]
     lines.append(("fp32, ring all-reduce", "-", "32.00", "-", "-", "-", *plain))
-    caption = f"Milliseconds for {elements:,} coordinates: codec on one thread, modelled all-gather, {WORKERS} workers"
+    caption = (
+        f"Milliseconds for {elements:,} coordinates: codec on one thread, modelled all-gather, {WORKERS} workers; "
+        "update: agreeing on levels, or on a scale, which happens at every step and is in the exchange"
+    )
     return Table(caption, ("method", "bucket", "bits", "encode", "decode one", "update", *BANDWIDTHS), tuple(lines))
 
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import log
 
-from thriftgrad.lab.reproduce.claims import Chart, Check, Finding, Reasons, Verdict, below, together, within
+from thriftgrad.lab.reproduce.claims import Chart, Check, Finding, Reasons, Verdict, below, named, together, within
 from thriftgrad.lab.reproduce.comparing import axis, curve, seedwise, sweep_table, table_of, variance_ratio
 from thriftgrad.lab.reproduce.evidence import Evidence
 from thriftgrad.lab.reproduce.intervals import Interval, interval, ratio
 
+# For an unbiased method, and claims about variance name no other, the mean squared error is its variance.
 VALUES = {
-    "relative_variance": "variance / |g|^2",
-    "in_sampling": "variance / the minibatch's",
+    "relative_variance": "squared error / |g|^2",
+    "in_sampling": "squared error / the minibatch's variance",
     "bits": "bits packed",
-    "entropy_bits": "entropy, bits",
+    "entropy_bits": "entropy of single symbols, bits",
     "zeros": "share of zeros",
 }
 
@@ -31,6 +32,7 @@ def less(gradients: str, sweep: str, pairs: Sequence[tuple[str, str]], reasons: 
             f"Variances: {_listed(ratios)}.",
             verdict,
             reasons.of(verdict),
+            named(pairs),
             (table_of(rows, sweep, shown, VALUES, f"{sweep}; mean over seeds with 95 % interval"),),
         )
 
@@ -44,7 +46,7 @@ def alike(gradients: str, sweep: str, a: str, b: str, reasons: Reasons, margin: 
         found = variance_ratio(evidence.rows(gradients), sweep, a, b)
         verdict = within(found, 1 / margin, margin)
         ours = f"{a}'s variance is {found.text()} times {b}'s; a match is {1 / margin:.3g} to {margin:.3g}."
-        return Finding(ours, verdict, reasons.of(verdict))
+        return Finding(ours, verdict, reasons.of(verdict), (a, b))
 
     return check
 
@@ -60,7 +62,7 @@ def total(gradients: str, sweep: str, label: str, most: float, reasons: Reasons,
         found = {each: interval([1 + v for v in seedwise(rows, sweep, each, value="in_sampling")]) for each in shown}
         verdict = below(found[label], most)
         ours = f"In units of full precision's: {_listed(found)}."
-        return Finding(ours, verdict, reasons.of(verdict))
+        return Finding(ours, verdict, reasons.of(verdict), (label, "full precision"))
 
     return check
 
@@ -78,6 +80,7 @@ def less_along(
             f"{a} / {b} by {unit}: {_listed(ratios)}.",
             verdict,
             reasons.of(verdict),
+            (a, b),
             (sweep_table(rows, sweep, shown, f"Variance / |g|^2 by {unit}, mean over seeds", unit),),
             (
                 Chart(
@@ -107,6 +110,7 @@ def falls(gradients: str, sweep: str, labels: Sequence[str], reasons: Reasons, u
             f"Falling throughout: {_verdicts(verdicts)}.",
             verdict,
             reasons.of(verdict),
+            tuple(labels),
             (sweep_table(rows, sweep, labels, f"Variance / |g|^2 by {unit}, mean over seeds", unit),),
         )
 
@@ -127,6 +131,7 @@ def grows_from_exact(gradients: str, sweep: str, labels: Sequence[str], reasons:
             f"Largest error at bucket 1: {max(exact.values()):g}. Growing throughout: {_verdicts(grown)}.",
             verdict,
             reasons.of(verdict),
+            tuple(labels),
             (sweep_table(rows, sweep, labels, "Variance / |g|^2 by bucket, mean over seeds", "bucket"),),
             (
                 Chart(
@@ -153,7 +158,7 @@ def power_of_bucket(gradients: str, sweep: str, label: str, low: float, high: fl
         found = interval([log(y / x) / log(b / a) for x, y in zip(small, large, strict=True)])
         verdict = within(found, low, high)
         ours = f"From bucket {a:g} to {b:g} the exponent is {found.text(2)}; counted as agreement: {low} to {high}."
-        return Finding(ours, verdict, reasons.of(verdict))
+        return Finding(ours, verdict, reasons.of(verdict), (label,))
 
     return check
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,11 +53,15 @@ class Chart:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured: ``ours`` in a sentence, the verdict, and why it is so, in a sentence."""
+    """What was measured: ``ours`` in a sentence, the verdict, and why it is so, in a sentence.
+
+    ``judged``: the methods whose numbers the verdict was read off; tables and charts may show others beside them.
+    """
 
     ours: str
     verdict: Verdict
     why: str
+    judged: tuple[str, ...]
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
 
@@ -131,3 +135,12 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     if len(found) == 1:
         return found.pop()
     return Verdict.CONTRADICTED if found == {Verdict.CONTRADICTED, Verdict.NOT_MEASURABLE} else Verdict.IN_PART
+
+
+def named(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The labels of pairs, each once.
+
+    >>> named([("ALQ", "QSGDinf"), ("AMQ", "QSGDinf")])
+    ('ALQ', 'QSGDinf', 'AMQ')
+    """
+    return tuple(dict.fromkeys(label for pair in pairs for label in pair))

@@ -88,7 +88,7 @@ def quality_table(study: StudyRuns, over: str, caption: str) -> Table:
                 label,
                 interval(study.finals(label)).text(4),
                 "-" if label == over else study.gain(label, over).text(2),
-                f"{study.rate(label):g}",
+                study.rate(label),
                 f"{up:.2f}",
                 f"{down:.2f}",
                 str(study.diverged(label) or "-"),

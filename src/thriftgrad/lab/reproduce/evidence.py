@@ -13,7 +13,7 @@ from thriftgrad.lab.reproduce.intervals import Interval, interval
 from thriftgrad.lab.reproduce.records import ReproductionError, Row, recorded
 
 LAST = 3
-"""A run's final quality and loss are means over so many evaluations: one alone is noisy with batch norm."""
+"""A run's final quality is the mean over so many evaluations: one alone is noisy."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class StudyRuns:
         """How many seeds diverged."""
         return sum(run.status == "diverged" for run in self.of(label))
 
-    def rate(self, label: str) -> float:
-        """The learning rate of an arm."""
-        return next(method.learning_rate for method in self.configuration.methods if method.label == label)
+    def rate(self, label: str) -> str:
+        """The learning rate of an arm, and whether it is the least or the greatest that was tried."""
+        found = next(method for method in self.configuration.methods if method.label == label)
+        return f"{found.learning_rate:g}{' (edge of the grid)' if found.tuning and found.tuning.edge else ''}"
 
     def bits_per_coordinate(self, label: str) -> tuple[float, float]:
         """Link bits of one worker and step, up and down, over the number of parameters."""

@@ -73,14 +73,13 @@ def reproduce(
     found. Raises ``ReproductionError`` if the folder cannot be written or holds another reproduction.
     """
     _claim_folder(reproduction, folder)
-    studies = {study.name: study for study in reproduction.studies}
     first: list[Job] = [*reproduction.measurements]
     for study in reproduction.studies:
-        first += study.tuning_jobs(folder) if study.grid else []
+        first += study.tuning_jobs(folder)
     work(first, folder, lambda sign: show("measuring and tuning", sign), processes)
     runs: list[Job] = []
     for study in reproduction.studies:
-        runs += study.jobs(folder, studies)
+        runs += study.jobs(folder)
     work(runs, folder, lambda sign: show("training", sign), processes)
     return judge(reproduction, folder, command)
 

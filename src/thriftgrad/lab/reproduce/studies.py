@@ -15,6 +15,7 @@ from torch import Tensor
 from thriftgrad.lab import load as records
 from thriftgrad.lab.cluster import Simulated
 from thriftgrad.lab.comparison import Comparison, Request, prepare, resolve
+from thriftgrad.lab.reproduce.calibration import calibrated
 from thriftgrad.lab.reproduce.pool import Job
 from thriftgrad.lab.runner import TUNING_SEED, execute, is_finished
 from thriftgrad.train.method import Method
@@ -32,11 +33,10 @@ class AdamMethod(Method):
 
 @dataclass(frozen=True)
 class Arm:
-    """One method of a study. ``like``: the arm whose tuned learning rate it takes where its study is not tuned."""
+    """One method of a study."""
 
     label: str
     method: Method
-    like: str = ""
 
     @property
     def slug(self) -> str:
@@ -49,8 +49,9 @@ class Study:
     """Methods trained under equal conditions; ``studies/NAME`` is a folder for ``thriftgrad report``.
 
     ``grid``: the learning rates tried for each arm, in units of the task's; the one with the lowest training loss over
-    the last half of ``tuning_steps`` under a seed that no run has is taken. Without a grid, rates come from the study
-    ``rates_of``, times ``rate_scale``. ``step_seconds``: about what a step of one worker costs.
+    the last half of ``tuning_steps`` under a seed that no run has is taken. ``step_seconds``: about what a step of one
+    worker costs. ``calibration``: the training samples that batch norm's averages are taken over for an evaluation; 0:
+    the running averages stay, as in tuning, where quality is not looked at.
     """
 
     name: str
@@ -59,14 +60,13 @@ class Study:
     seeds: int
     steps: int
     step_seconds: float
+    grid: tuple[float, ...]
+    tuning_steps: int
     workers: int = 4
     batch_size: int | None = None
     links: tuple[str, ...] = ("1gbit,0.1ms",)
-    grid: tuple[float, ...] = ()
-    tuning_steps: int = 0
-    rates_of: str = ""
-    rate_scale: float = 1.0
     evaluations: int = 10
+    calibration: int = 256
 
     @property
     def folder(self) -> str:
@@ -90,10 +90,12 @@ class Study:
         )
         size = self.batch_size or base.configuration.batch_size
         every = max(1, self.steps // self.evaluations)
+        task = calibrated(base.task, self.calibration) if self.calibration else base.task
+        told = replace(base.configuration.task, description=task.description)
         return Comparison(
             replace(base.request, methods=tuple(arm.label for arm in self.arms)),
-            replace(base.configuration, methods=rows, batch_size=size, evaluate_every=every),
-            replace(base.task, batch_size=size),
+            replace(base.configuration, task=told, methods=rows, batch_size=size, evaluate_every=every),
+            replace(task, batch_size=size),
             {arm.slug: arm.method for arm in self.arms},
             base.links,
         )
@@ -101,9 +103,8 @@ class Study:
     def tuning(self) -> Study:
         """The study that tries every rate of the grid with every arm: an arm of it for each pair."""
         arms = tuple(replace(arm, label=_tried(arm.label, factor)) for arm in self.arms for factor in self.grid)
-        return replace(
-            self, name=f"{self.name}/tuning", arms=arms, seeds=1, steps=self.tuning_steps, grid=(), evaluations=4
-        )
+        name = f"{self.name}/tuning"
+        return replace(self, name=name, arms=arms, seeds=1, steps=self.tuning_steps, evaluations=4, calibration=0)
 
     def tuning_jobs(self, folder: Path) -> list[Run]:
         """A run for each arm and rate; its folder is made."""
@@ -111,14 +112,10 @@ class Study:
         rates = {_tried(arm.label, factor): self._rate(factor) for arm in self.arms for factor in self.grid}
         return tuning._prepared(folder, rates, {}, (TUNING_SEED,))
 
-    def jobs(self, folder: Path, studies: Mapping[str, Study]) -> list[Run]:
-        """A run for each arm and seed, once the tuning it depends on is done; its folder is made."""
-        tuned = tuned_rates(self, folder) if self.grid else {}
-        if tuned:
-            rates = {label: tuning.grid[_best(tuning)] for label, tuning in tuned.items()}
-        else:
-            there = studies[self.rates_of].configured_rates(folder)
-            rates = {arm.label: there[arm.like or arm.label] * self.rate_scale for arm in self.arms}
+    def jobs(self, folder: Path) -> list[Run]:
+        """A run for each arm and seed, once its tuning is done; its folder is made."""
+        tuned = tuned_rates(self, folder)
+        rates = {label: tuning.grid[_best(tuning)] for label, tuning in tuned.items()}
         return self._prepared(folder, rates, tuned, tuple(range(self.seeds)))
 
     def configured_rates(self, folder: Path) -> dict[str, float]:

@@ -24,7 +24,8 @@ class Timing(Measurement):
     """CPU seconds of one worker, on one thread, for ``n`` Laplacian coordinates; the best of five, ``draws`` times.
 
     A row: label, bucket, draw, encode_seconds, decode_seconds (of one payload), update_seconds (of agreeing on levels
-    or scales, 0 where nothing is), nbytes.
+    or scales, 0 where nothing is), every_step_seconds (the same where every step needs it, as a shared scale does, else
+    0), nbytes.
     """
 
     compressors: tuple[tuple[str, int, AnyCompressor], ...]  # label, bucket, compressor
@@ -48,12 +49,13 @@ def timed(compressor: AnyCompressor, x: Tensor, key: Key) -> Row:
     first = compressor.init(TensorSpec.of(x))
     state, update = _timed(lambda: simulate([agreed(compressor, [x], [first], [key])])[0][0])  # once: fits are kept
     encoded = [_timed(lambda: compressor.compress(x, state, key)) for _ in range(5)]
-    payload = encoded[0][0][0]
+    (payload, after), _ = encoded[0]
     decoded = [_timed(lambda: compressor.decompress(payload)) for _ in range(5)]
     return {
         "encode_seconds": min(seconds for _, seconds in encoded),
         "decode_seconds": min(seconds for _, seconds in decoded),
         "update_seconds": update if compressor.due(first) else 0.0,
+        "every_step_seconds": update if compressor.due(after) else 0.0,
         "nbytes": payload.nbytes,
     }
 
@@ -66,9 +68,12 @@ def _timed(action: Callable[[], T]) -> tuple[T, float]:
 
 
 def gathered_seconds(row: Row, workers: int, bits_per_second: float) -> float:
-    """One exchange by all-gather: encode once, receive everybody else's, decode all; no latency, no overlap."""
+    """One exchange by all-gather: encode once, receive everybody else's, decode all; no latency, no overlap.
+
+    A shared scale costs what the codec spends on agreeing; its few bytes are not counted.
+    """
     received = 8 * row["nbytes"] * (workers - 1) / bits_per_second
-    return float(row["encode_seconds"] + received + workers * row["decode_seconds"])
+    return float(row["every_step_seconds"] + row["encode_seconds"] + received + workers * row["decode_seconds"])
 
 
 def reduced_seconds(n: int, workers: int, bits_per_second: float) -> float:
