@@ -6,7 +6,8 @@ numbers were read off the paths of the authors' published vector figures; "code"
 
 The paper: ResNet-32, ResNet-110 and, in ablations, ResNet-8 on CIFAR-10, ResNet-18 on ImageNet; 3 bits, buckets of 8192
 and 16384, four simulated workers, one seed, one learning rate for all. Here: the ResNet-8 on digits and a small
-transformer on text, five seeds, learning rates tuned; buckets run over the whole gradient, as in the authors' code.
+transformer on text, five or ten seeds, learning rates tuned; buckets run over the whole gradient, as in the authors'
+code.
 """
 
 from __future__ import annotations
