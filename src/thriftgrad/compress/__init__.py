@@ -1,8 +1,9 @@
 """Compressors, one method (or one tight family) to a file; importing it here is all the registration there is."""
 
-from thriftgrad.compress.adaptive import ALQ, ALQ_N, AMQ, AMQ_N, Lloyd
+from thriftgrad.compress.alq import ALQ, ALQ_N, AMQ, AMQ_N
 from thriftgrad.compress.cast import Cast
 from thriftgrad.compress.identity import Identity
+from thriftgrad.compress.lloyd import Lloyd
 from thriftgrad.compress.natural import NaturalCompression
 from thriftgrad.compress.one_bit import OneBit
 from thriftgrad.compress.quantize import NUQSGD, QSGD
