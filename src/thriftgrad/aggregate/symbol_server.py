@@ -74,9 +74,7 @@ class SymbolServer(Aggregator[Any]):
                 torch.stack([p.carrier.to(torch.int64) for p in each]).sum(0) for each in zip(*received, strict=True)
             ]
             answer = wire.pack(*[Payload(total, (), layout) for total, layout in zip(sums, layouts, strict=True)])
-        spec = TensorSpec(
-            (wire.HEADER_BYTES + sum(layout.nbytes for layout in layouts),), torch.uint8, tensors[0].device
-        )
+        spec = TensorSpec((wire.most_nbytes(layouts),), torch.uint8, tensors[0].device)
         message = yield from broadcast(answer, spec, ROOT)
 
         def means() -> list[Tensor]:
