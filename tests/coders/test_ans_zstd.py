@@ -139,7 +139,10 @@ def test_a_missing_package_is_named(coder: Coder, package: str, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, package, None)
     spec = spec_of(1000, 5)
     symbols = torch.zeros(1000, dtype=torch.uint8)
-    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install 'thriftgrad\[coders\]'\.$"):
+    with pytest.raises(
+        ImportError,
+        match=rf"needs the package {package}; install it, for instance with the extra thriftgrad\[coders\]\.$",
+    ):
         coder.encode(symbols, spec)
     monkeypatch.undo()
     stream = coder.encode(symbols, spec)

@@ -12,7 +12,7 @@ from thriftgrad import wire
 from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import Comm, all_gather, all_gather_varying, place, replicated
-from thriftgrad.core import Compressor, Key, TensorSpec, check_compressor
+from thriftgrad.core import Compressor, Key, TensorSpec, check_takes_tensors
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +27,7 @@ class AllGather(Aggregator[Any]):
     compressor: Compressor[Any, Any]
 
     def __post_init__(self) -> None:
-        check_compressor(self.compressor, "AllGather")
+        check_takes_tensors(self.compressor, "AllGather")
 
     def init_tensor(self, spec: TensorSpec) -> Any:
         return self.compressor.init(spec)

@@ -21,7 +21,7 @@ from thriftgrad.comm import (
     place,
     replicated,
 )
-from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_compressor
+from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_takes_tensors
 
 
 class Shards(NamedTuple):
@@ -46,8 +46,8 @@ class ScatterReduce(Aggregator[Shards]):
     down: Compressor[Any, Any]
 
     def __post_init__(self) -> None:
-        check_compressor(self.up, "ScatterReduce (up)")
-        check_compressor(self.down, "ScatterReduce (down)")
+        check_takes_tensors(self.up, "ScatterReduce (up)")
+        check_takes_tensors(self.down, "ScatterReduce (down)")
         check_memories("ScatterReduce", self.up, self.down)
         if self.down.shares_scale:
             raise ValueError(

@@ -13,7 +13,7 @@ from thriftgrad import wire
 from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import Comm, broadcast, broadcast_varying, gather, gather_varying, place, replicated
-from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_compressor
+from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_takes_tensors
 
 ROOT = 0
 
@@ -39,8 +39,8 @@ class ParameterServer(Aggregator[TwoWay]):
     down: Compressor[Any, Any]
 
     def __post_init__(self) -> None:
-        check_compressor(self.up, "ParameterServer (up)")
-        check_compressor(self.down, "ParameterServer (down)")
+        check_takes_tensors(self.up, "ParameterServer (up)")
+        check_takes_tensors(self.down, "ParameterServer (down)")
         check_memories("ParameterServer", self.up, self.down)
         if self.down.shares_scale:
             raise ValueError(

@@ -1,7 +1,14 @@
 """The vocabulary every method is written in: keys, specs, payloads, compressors and their algebra."""
 
 from thriftgrad.core.chain import Chain, LinearChain
-from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor, floating, floats
+from thriftgrad.core.compressor import (
+    Compressor,
+    LinearCompressor,
+    check_compressor,
+    check_takes_tensors,
+    floating,
+    floats,
+)
 from thriftgrad.core.feedback import ErrorFeedback
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Codebook, Layout, Payload, PayloadError
@@ -22,6 +29,7 @@ __all__ = [
     "Shrink",
     "TensorSpec",
     "check_compressor",
+    "check_takes_tensors",
     "floating",
     "floats",
 ]

@@ -165,6 +165,13 @@ def check_compressor(value: object, owner: str) -> None:
         raise TypeError(f"{owner} needs a compressor such as TopK(fraction=0.01) or QSGD(bits=4), got {value!r}.")
 
 
+def check_takes_tensors(value: object, owner: str) -> None:
+    """``TypeError`` unless ``value`` is a compressor of tensors of numbers, which a coder of symbols alone is not."""
+    check_compressor(value, owner)
+    assert isinstance(value, Compressor)
+    value.layout(TensorSpec((1,)))  # says what it cannot take
+
+
 def floats(x: Tensor, compressor: Compressor[Any, Any]) -> Tensor:
     """``floating``, in float32."""
     return floating(x, compressor).to(torch.float32)

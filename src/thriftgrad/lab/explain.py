@@ -24,6 +24,7 @@ from thriftgrad.core.compressor import Expression
 from thriftgrad.lab.comparison import ComparisonError, read, ring_traffic
 from thriftgrad.lab.table import human_bytes, significant
 from thriftgrad.train.method import Method
+from thriftgrad.wire.coders import Coder
 
 MOST_ELEMENTS = 100_000_000
 """Bytes are counted in a real exchange, so the tensors must fit into memory."""
@@ -73,7 +74,8 @@ def explain(text: str, size: int, workers: int) -> Group:
 
 def overview() -> Group:
     """Every word an expression may use, a line each."""
-    groups: dict[str, list[tuple[str, Any]]] = {"Recipes": [], "Compressors": [], "Aggregators": [], "And": []}
+    titles = ("Recipes", "Compressors", "Coders", "Aggregators", "And")
+    groups: dict[str, list[tuple[str, Any]]] = {title: [] for title in titles}
     for name, word in sorted(vocabulary.names().items(), key=lambda pair: pair[0].lower()):
         groups[_kind(word)].append((name, word))
     tables: list[RenderableType] = []
@@ -124,14 +126,18 @@ def prose(thing: Any) -> str:
 def _kind(word: Any) -> str:
     if not isinstance(word, type):
         return "Recipes"
-    return "Compressors" if issubclass(word, Compressor) else "Aggregators" if issubclass(word, Aggregator) else "And"
+    kinds = {Coder: "Coders", Compressor: "Compressors", Aggregator: "Aggregators"}
+    return next((title for kind, title in kinds.items() if issubclass(word, kind)), "And")
 
 
 def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]]:
     """What theory says of the compressor at this size, and its payload."""
     omega, delta = compressor.variance_bound(size), compressor.contraction(size)
     spec = TensorSpec((size,))
-    nbytes = compressor.layout(spec).nbytes
+    try:
+        nbytes = compressor.layout(spec).nbytes
+    except TypeError as error:  # a coder alone
+        raise ComparisonError(f"explain: {error}") from error
     if compressor.layout(spec).variable:
         nbytes = compressor.compress(_gaussian(spec), compressor.init(spec), Key(0))[0].nbytes
     of = "Gaussian numbers" if compressor.layout(spec).variable else "float32"

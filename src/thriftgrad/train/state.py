@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,10 @@ def agree(group: dist.ProcessGroup, owner: str, mine: Mapping[str, Any]) -> None
             )
 
 
+def _digest(levels: Tensor) -> str:
+    return f"{zlib.crc32(levels.numpy().tobytes()):08x}"
+
+
 def levels_facts(states: Mapping[str, TensorState]) -> dict[str, str]:
     """Which levels each parameter has reached; ranks that differ would not fit new ones together.
 
@@ -62,7 +67,7 @@ def levels_facts(states: Mapping[str, TensorState]) -> dict[str, str]:
     {}
     """
     return {
-        f"the levels of {name}": f"version {levels.version} at step {levels.step}, {levels.levels.tolist()}"
+        f"the levels of {name}": f"version {levels.version} at step {levels.step} (digest {_digest(levels.levels)})"
         for name, state in states.items()
         for levels in adapted_levels(state.inner)
     }

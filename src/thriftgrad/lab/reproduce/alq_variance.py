@@ -145,7 +145,7 @@ def levels(task: str) -> list[Claim]:
                 Reasons(
                     holds="They are the optimum.",
                     contradicted="The code stops its gradient descent after 30 sweeps, and chooses p by a cost that "
-                    "leaves out the interval around 0, in which nearly all coordinates lie.",
+                    "leaves out the interval around 0, in which nine of ten coordinates lie.",
                 ),
             ),
         ),

@@ -133,4 +133,6 @@ def optional(package: str, coder: object) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        raise ImportError(f"{coder!r} needs the package {package}: pip install 'thriftgrad[coders]'.") from None
+        raise ImportError(
+            f"{coder!r} needs the package {package}; install it, for instance with the extra thriftgrad[coders]."
+        ) from None
