@@ -52,7 +52,7 @@ def test_a_report_that_cannot_be_written(cli):
 def test_explain_and_methods_print_what_explain_py_makes(cli):
     code, out, err = cli("explain", "qsgd(bits=2)", "--size", "10000", "--workers", "8")
     assert (code, err) == (0, "")
-    assert "float32, 100 x 100; 8 workers" in out
+    assert "float32, Gaussian, 100 x 100; 8 workers" in out
     assert "arXiv:1610.02132" in out
     code, out, err = cli("methods")
     assert (code, err) == (0, "")

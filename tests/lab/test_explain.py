@@ -82,7 +82,7 @@ def booked(aggregator, shape, workers):
 def test_an_aggregators_bytes_are_the_ledgers(text, workers):
     up, down = booked(parse(text), (40, 50), workers)
     shown = told(explain(text, 2000, workers))
-    assert fact(shown, "tensor") == f"float32, 40 x 50; {workers} workers"
+    assert fact(shown, "tensor") == f"float32, Gaussian, 40 x 50; {workers} workers"
     assert fact(shown, "link bytes a worker and step") == f"{human_bytes(up)} up, {human_bytes(down)} down"
 
 

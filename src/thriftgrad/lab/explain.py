@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from math import isqrt
 from typing import Any
@@ -157,18 +157,19 @@ def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]
 def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple[str, str]]:
     """What one exchange of a matrix of this size moves, counted in a simulation."""
     side = next(side for side in range(isqrt(size), 0, -1) if size % side == 0)
-    spec, ledger = TensorSpec((side, size // side)), Ledger()
+    spec, first, ledger = TensorSpec((side, size // side)), Ledger(), Ledger()
     x = _gaussian(spec)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         states = [aggregator.init([spec]) for _ in range(workers)]
     # The first exchange may fit levels; the second is like all that follow.
-    states = [state for _, state in simulate([aggregator.aggregate([x], state, Key(0)) for state in states])]
+    states = [state for _, state in simulate([aggregator.aggregate([x], state, Key(0)) for state in states], first)]
     simulate([aggregator.aggregate([x], state, Key(1)) for state in states], ledger)
     facts = [
-        ("tensor", f"float32, {side:,} x {size // side:,}; {workers} workers"),
+        ("tensor", f"float32, Gaussian, {side:,} x {size // side:,}; {workers} workers"),
         *{str(warning.message): ("note", str(warning.message)) for warning in caught}.values(),
-        ("collectives a step", ", ".join(f"{count} {kind}" for kind, count in ledger.requests.items())),
+        ("collectives a step", _listed(ledger.requests)),
+        *([("at the first step, which fits levels", _listed(first.requests))] if _fits(first, ledger) else []),
         ("link bytes a worker and step", f"{human_bytes(ledger.up_bytes)} up, {human_bytes(ledger.down_bytes)} down"),
     ]
     if ledger.up_bytes:
@@ -188,3 +189,12 @@ def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple
 def _gaussian(spec: TensorSpec) -> torch.Tensor:
     """A tensor of standard normal numbers, for bytes that depend on the data."""
     return kernels.normal(spec.numel, seed=0).view(spec.shape)
+
+
+def _listed(requests: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in requests.items())
+
+
+def _fits(first: Ledger, later: Ledger) -> bool:
+    """Whether the first exchange asked for an all-reduce more: for the sum of everybody's counts."""
+    return first.requests["AllReduce"] > later.requests["AllReduce"]
