@@ -11,12 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import thriftgrad
 from thriftgrad import tasks
+from thriftgrad.aggregate import Aggregator
+from thriftgrad.train import Method
 
 
 def main() -> None:
     """Train, then print accuracy and bytes on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", help='a recipe such as "qsgd(bits=4)"; without it, DDP all-reduces as usual')
+    parser.add_argument("--method", help='such as "qsgd(bits=4)"; without it, DDP all-reduces as usual')
     parser.add_argument("--steps", type=int, help="the task's own number if left out")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -29,6 +31,8 @@ def main() -> None:
 
     model = DistributedDataParallel(task.build(arguments.seed))
     method = thriftgrad.parse(arguments.method or "sgd")
+    if isinstance(method, Aggregator):
+        method = Method(method)  # which has an optimiser, with momentum 0.9
     handle = None
     if arguments.method:
         handle = thriftgrad.attach(model, method, seed=arguments.seed)  # the one line

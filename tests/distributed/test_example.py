@@ -39,3 +39,9 @@ def test_the_one_line_saves_bytes_and_keeps_the_accuracy() -> None:
     assert min(accuracy, compressed_accuracy) > 0.8
     assert compressed_up < up / 10
     assert compressed_down < down / 10
+
+
+def test_a_bare_aggregator_is_a_method_too() -> None:
+    _, fixed_up, _ = numbers(launch("--steps", "2", "--method", "AllGather(QSGD(bits=4))"))
+    _, coded_up, _ = numbers(launch("--steps", "2", "--method", "AllGather(QSGD(bits=4) >> Huffman())"))
+    assert 0 < coded_up < fixed_up / 2
