@@ -132,8 +132,7 @@ def accuracy(task: str) -> list[Claim]:
     better = Reasons(
         holds="Less variance lets it take the longer steps.",
         contradicted="With tuned learning rates the others are no worse.",
-        in_part="With a learning rate of its own each baseline does better than at one rate for all; only the largest "
-        "variance shows.",
+        in_part="It leads some of them; the others do as well with a learning rate of their own.",
         unsettled="With a learning rate of its own each baseline does better than at one rate for all: no lead is "
         "settled.",
     )
