@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,8 +35,9 @@ class _Rotated(Compressor[None, RotationScales]):
     scale: Literal["unbiased", "biased"]
 
     @property
+    @abstractmethod
     def _bits(self) -> int:
-        raise NotImplementedError
+        """Bits of a symbol."""
 
     def _check(self) -> None:
         name = type(self).__name__
