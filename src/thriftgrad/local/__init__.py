@@ -1,0 +1,30 @@
+"""Local methods: workers that train on their own and synchronise now and then."""
+
+from thriftgrad.local.async_server import AsyncServer
+from thriftgrad.local.inner import Inner, InnerAdamW, InnerSGD
+from thriftgrad.local.method import LocalMethod
+from thriftgrad.local.outer import Average, Outer, OuterSGD, OuterSign, SlowMo
+from thriftgrad.local.replica import Replica, learning_rates_of
+from thriftgrad.local.schedule import At, Every, PerWorker, PostLocal, RandomGaps, Schedule, Streaming
+
+__all__ = [
+    "AsyncServer",
+    "At",
+    "Average",
+    "Every",
+    "Inner",
+    "InnerAdamW",
+    "InnerSGD",
+    "LocalMethod",
+    "Outer",
+    "OuterSGD",
+    "OuterSign",
+    "PerWorker",
+    "PostLocal",
+    "RandomGaps",
+    "Replica",
+    "Schedule",
+    "SlowMo",
+    "Streaming",
+    "learning_rates_of",
+]

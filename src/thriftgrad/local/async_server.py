@@ -1,0 +1,50 @@
+"""The value that says how an asynchronous server talks to its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thriftgrad.core import Compressor, TensorSpec, check_takes_tensors
+from thriftgrad.core.compressor import Expression
+
+
+@dataclass(frozen=True, repr=False)
+class AsyncServer(Expression):
+    """Workers send ``up`` payloads of their drift when it suits them; the server applies them and answers that worker.
+
+    ``down``: how the server's changes travel back. None forwards the workers' messages as they came;
+    ``Nonzeros()`` sends each change itself, whose support is the union of theirs; ``ErrorFeedback(...)`` compresses it
+    again, with a memory at the server. A worker gets all changes since its last visit, or a dense copy of the model
+    where that is smaller; ``Identity()`` is always that copy.
+
+    ``max_staleness``: a drift measured from a model more than so many changes old is not applied; the worker keeps all
+    of it in its memory. None: any age will do.
+
+    Raises ``ValueError`` for a compressor that must agree with other workers first or takes all tensors as one, or a
+    negative staleness.
+    Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367, Algorithm 2; ``down``: Tang et al., DoubleSqueeze, 2019,
+    arXiv:1905.05957.
+    """
+
+    up: Compressor[Any, Any]
+    down: Compressor[Any, Any] | None = None
+    max_staleness: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, compressor in (("up", self.up), ("down", self.down)):
+            if compressor is None and name == "down":
+                continue
+            check_takes_tensors(compressor, f"AsyncServer ({name})")
+            assert isinstance(compressor, Compressor)
+            if not compressor.per_tensor or compressor.due(compressor.init(TensorSpec((1,)))):
+                raise ValueError(
+                    f"AsyncServer ({name}): {compressor!r} needs the other workers, who are elsewhere in time; use "
+                    "fixed levels, tensor by tensor."
+                )
+        if self.max_staleness is not None and self.max_staleness < 0:
+            raise ValueError(f"AsyncServer: max_staleness cannot be negative, got {self.max_staleness}.")
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        """Nothing in a tensor can fail to suit it."""

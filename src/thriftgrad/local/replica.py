@@ -1,0 +1,156 @@
+"""One worker of a synchronous local method: its drift, anchor and memory; the same code simulated and on real ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thriftgrad.aggregate import Aggregator, TensorState
+from thriftgrad.aggregate.all_reduce import all_reduce_list
+from thriftgrad.comm import Comm, place
+from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core.feedback import memories, without_memories
+from thriftgrad.core.spec import wide
+from thriftgrad.local.method import LocalMethod
+from thriftgrad.local.schedule import split
+
+
+class Part(NamedTuple):
+    """The state of one part of the model: all of it, or a fragment of a ``Streaming`` schedule."""
+
+    anchors: tuple[Tensor, ...]  # the last model that all workers shared, float32 or float64
+    exchange: tuple[TensorState, ...]
+    outer: tuple[Any, ...]
+    learning_rates: tuple[float, ...]  # the inner ones at the last sync; infinite before the first
+
+
+class Exchanged(NamedTuple):
+    """What an exchange has come to; None in ``after`` where somebody's drift was not finite."""
+
+    after: Part | None
+    buffers: list[Tensor]
+
+
+class Replica:
+    """One worker's copy of the model, and what it remembers from sync to sync.
+
+    After each step of the inner optimiser: ``advance()``; for each part that is ``starting()``, ``exchange`` it with
+    the other workers; for each that is ``landing()``, ``land`` the result. ``parameters`` and ``buffers`` are the
+    worker's own and change in place when a result lands.
+
+    A drift with a NaN or an infinity, on any worker, changes no anchor and no memory: all workers go back to the anchor.
+    """
+
+    def __init__(
+        self,
+        method: LocalMethod,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        assert isinstance(method.aggregator, Aggregator)  # an AsyncServer has callers, not replicas
+        self.method, self.aggregator, self.seed = method, method.aggregator, seed
+        self.parameters = dict(parameters)
+        self.step = self.syncs = self.skipped_syncs = 0
+        names = list(self.parameters)
+        self._members = [[names[i] for i in part] for part in split(names, method.schedule.parts)]
+        averaged = buffers if buffers is not None and method.buffers == "average" else {}
+        self._buffers = self._divided({name: b for name, b in averaged.items() if b.is_floating_point()})
+        self.parts = [self._begin(members) for members in self._members]
+
+    def _begin(self, members: Sequence[str]) -> Part:
+        anchors = tuple(widened(self.parameters[name]) for name in members)
+        specs = [TensorSpec.of(anchor, name) for anchor, name in zip(anchors, members, strict=True)]
+        exchange = self.aggregator.init(specs)
+        outer = tuple(self.method.outer.init(spec) for spec in specs)
+        return Part(anchors, exchange, outer, (float("inf"),) * len(members))
+
+    def _divided(self, buffers: Mapping[str, Tensor]) -> list[list[Tensor]]:
+        """Each buffer in the part of its module's parameters, or in the first."""
+        home = {name.rpartition(".")[0]: i for i, members in enumerate(self._members) for name in members}
+        divided: list[list[Tensor]] = [[] for _ in self._members]
+        for name, buffer in buffers.items():
+            divided[home.get(name.rpartition(".")[0], 0)].append(buffer)
+        return divided
+
+    def advance(self) -> None:
+        """The inner optimiser has taken a step."""
+        self.step += 1
+
+    def starting(self) -> tuple[int, ...]:
+        """The parts whose exchange begins now; the same on every worker."""
+        return self.method.schedule.starting(self.step)
+
+    def landing(self) -> tuple[int, ...]:
+        """The parts whose results are used now; of a part without delay, the one that is starting."""
+        return self.method.schedule.starting(self.step - self.method.schedule.delay_steps)
+
+    def exchange(self, part: int, learning_rates: Mapping[str, float]) -> Comm[Exchanged]:
+        """Exchange this worker's drift; ``learning_rates`` are the inner optimiser's, by parameter."""
+        me = yield from place()
+        before, members = self.parts[part], self._members[part]
+        drifts = [
+            anchor - widened(self.parameters[name]) for anchor, name in zip(before.anchors, members, strict=True)
+        ]
+        mine = [buffer / me.world for buffer in self._buffers[part]]
+        rates = tuple(learning_rates[name] for name in members)
+        key = Key(self.seed).fold(self.step - 1)
+        means, exchange = yield from self.aggregator.aggregate(drifts, before.exchange, key)
+        buffers = (yield from all_reduce_list(mine)) if mine else []
+        if exchange is before.exchange:  # how an aggregator says that somebody's drift was not finite
+            return Exchanged(None, buffers)
+        if self.method.reset_memory_on_lr_drop:
+            exchange = tuple(
+                state._replace(inner=without_memories(state.inner)) if rate < last else state
+                for state, rate, last in zip(exchange, rates, before.learning_rates, strict=True)
+            )
+        moved = [
+            self.method.outer.step(*each)
+            for each in zip(before.anchors, means, before.outer, rates, strict=True)
+        ]
+        after = Part(tuple(anchor for anchor, _ in moved), exchange, tuple(state for _, state in moved), rates)
+        return Exchanged(after, buffers)
+
+    def land(self, part: int, exchanged: Exchanged) -> None:
+        """Take over the result: the new anchor, mixed with the local model if the schedule says so."""
+        kept = self.method.schedule.kept if exchanged.after is not None else 0.0
+        if exchanged.after is None:
+            self.skipped_syncs += 1
+        else:
+            self.parts[part] = exchanged.after
+            self.syncs += 1
+        with torch.no_grad():
+            for name, anchor in zip(self._members[part], self.parts[part].anchors, strict=True):
+                parameter = self.parameters[name]
+                parameter.copy_(anchor.lerp(widened(parameter), kept) if kept else anchor)
+            for buffer, mean in zip(self._buffers[part], exchanged.buffers, strict=True):
+                if exchanged.after is not None:
+                    buffer.copy_(mean)
+
+    def anchors(self) -> dict[str, Tensor]:
+        """The model that all workers share, by parameter."""
+        return {
+            name: anchor
+            for members, part in zip(self._members, self.parts, strict=True)
+            for name, anchor in zip(members, part.anchors, strict=True)
+        }
+
+    def memory_norm(self) -> float:
+        """The l2 norm of everything this worker has not sent yet."""
+        squares = [float(memory.double().square().sum()) for part in self.parts for memory in memories(part.exchange)]
+        return sqrt(sum(squares))
+
+
+def widened(parameter: Tensor) -> Tensor:
+    """A copy in float32, or in float64 if it is that."""
+    return parameter.detach().to(wide(parameter.dtype), copy=True)
+
+
+def learning_rates_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    """The current learning rate of each parameter; 0 for one that the optimiser does not have."""
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    return {name: rates.get(id(parameter), 0.0) for name, parameter in parameters.items()}
