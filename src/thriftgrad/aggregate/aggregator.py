@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thriftgrad import wire
 from thriftgrad.comm import Comm
-from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, wide
 from thriftgrad.core.compressor import Expression
 from thriftgrad.core.tree import leaves
 
@@ -105,7 +105,9 @@ def as_one(
     each tensor holds the state, so that DDP may regroup its buckets and all ranks still find the same one.
     """
     kinds = {x.dtype for x in tensors}
-    dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+    if len(kinds) > 1:
+        kinds = {torch.float64 if torch.float64 in kinds else torch.float32}
+    (dtype,) = kinds
     flat = torch.cat([x.reshape(-1).to(dtype) for x in tensors])
     spec = TensorSpec.of(flat, specs[0].name)
     furthest = max(states, key=lambda state: [leaf for leaf in leaves(state) if isinstance(leaf, int)])
@@ -135,25 +137,38 @@ def nans(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def mean_of_messages(
-    messages: Sequence[Tensor], compressor: Compressor[Any, Any], layouts: list[Layout]
+    messages: Sequence[Tensor], compressor: Compressor[Any, Any], layouts: list[Layout], over_senders: bool = False
 ) -> list[Tensor]:
-    """The mean of what several messages of one layout decompress to, summed in float32 in the given order.
+    """The mean of what several messages of one layout decompress to, over all of them or, coordinate by coordinate,
+    over those that are not zero there.
 
-    NaN throughout if it is not finite somewhere, so that a next hop cannot lose that on the way.
+    Summed in float32 (float64, for such tensors) in the given order. NaN throughout if it is not finite somewhere, so
+    that a next hop cannot lose that on the way.
     """
-    total: list[Tensor] = []
+    sums: list[Tensor] = []
+    senders: list[Tensor] = []
     for message in messages:
-        payloads = [_wide(payload) for payload in wire.unpack_all(message, layouts)]
-        values = [compressor.decompress(payload).to(torch.float32) for payload in payloads]
-        total = [a.add_(b) for a, b in zip(total, values, strict=True)] if total else values
-    means = [(x / len(messages)).to(layout.spec.dtype) for x, layout in zip(total, layouts, strict=True)]
+        payloads = [_widened(payload) for payload in wire.unpack_all(message, layouts)]
+        values = [compressor.decompress(payload).to(payload.layout.spec.dtype) for payload in payloads]
+        if over_senders:
+            senders = _added(senders, [(x != 0).to(x.dtype) for x in values])
+        sums = _added(sums, values)
+    if over_senders:
+        means = [x / n.clamp_min(1) for x, n in zip(sums, senders, strict=True)]
+    else:
+        means = [x / len(messages) for x in sums]
+    means = [x.to(layout.spec.dtype) for x, layout in zip(means, layouts, strict=True)]
     return means if all_finite(means) else nans(means)
 
 
-def _wide(payload: Payload[Any]) -> Payload[Any]:
-    """The same payload of a float32 tensor: an estimate may leave a narrow type's range where the mean does not."""
-    layout = replace(payload.layout, spec=payload.layout.spec.with_dtype(torch.float32))
-    return replace(payload, layout=layout)
+def _added(sums: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    return [a.add_(b) for a, b in zip(sums, values, strict=True)] if sums else values
+
+
+def _widened(payload: Payload[Any]) -> Payload[Any]:
+    """The same payload of a wide tensor: an estimate may leave a narrow type's range where the mean does not."""
+    spec = payload.layout.spec
+    return replace(payload, layout=replace(payload.layout, spec=spec.with_dtype(wide(spec.dtype))))
 
 
 def _check_fit(tensors: Sequence[Tensor], state: Sequence[TensorState]) -> None:

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from thriftgrad.aggregate.aggregator import Aggregator, all_finite, nans
 from thriftgrad.comm import Comm
-from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core import Key, TensorSpec, wide
 
 
 class Momentum(NamedTuple):
     """A worker's own average of its gradients."""
 
-    average: Tensor  # float32
+    average: Tensor  # float32 or float64
     inner: Any
 
 
@@ -45,15 +44,15 @@ class LocalMomentum(Aggregator[Momentum]):
         self.aggregator.check(specs)
 
     def init_tensor(self, spec: TensorSpec) -> Momentum:
-        return Momentum(spec.with_dtype(torch.float32).zeros(), self.aggregator.init_tensor(spec))
+        return Momentum(spec.with_dtype(wide(spec.dtype)).zeros(), self.aggregator.init_tensor(spec))
 
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Momentum], key: Key
     ) -> Comm[tuple[list[Tensor], list[Momentum]]]:
         averages = [
-            state.average.lerp(x.to(torch.float32), 1 - self.beta) for x, state in zip(tensors, states, strict=True)
+            state.average.lerp(x.to(wide(x.dtype)), 1 - self.beta) for x, state in zip(tensors, states, strict=True)
         ]
-        if not all_finite(averages):  # the sum left float32's range, and a sparse compressor might not show it
+        if not all_finite(averages):  # the sum left the type's range, and a sparse compressor might not show it
             averages = nans(averages)
         shown = [average.to(x.dtype) for average, x in zip(averages, tensors, strict=True)]
         means, inner = yield from self.aggregator.exchange(shown, specs, [state.inner for state in states], key)

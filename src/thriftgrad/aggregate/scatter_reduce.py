@@ -33,7 +33,7 @@ class Shards(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class ScatterReduce(Aggregator[Shards]):
-    """All-to-all of ``up`` payloads, float32 mean of the own shard, all-gather of ``down`` payloads.
+    """All-to-all of ``up`` payloads, mean of the own shard, all-gather of ``down`` payloads.
 
     Each tensor is cut into as many shards as there are workers (any length, any number: shards may differ by one
     element or be empty). Bytes per worker stay at two payloads whatever the number of workers. With

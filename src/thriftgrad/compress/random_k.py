@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thriftgrad import kernels
 from thriftgrad.compress import fraction as share
-from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floating
+from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floating, wide
 
 
 class Seed(NamedTuple):
@@ -59,7 +59,7 @@ class RandomK(LinearCompressor[None, Seed]):
         seed = torch.tensor([key.fold("RandomK").seed >> 1])  # 63 bits, to fit int64
         values = flat[self._support(seed, flat)]
         if self.rescale and values.numel():
-            values = (values.to(torch.float32) * (flat.numel() / values.numel())).to(flat.dtype)
+            values = (values.to(wide(flat.dtype)) * (flat.numel() / values.numel())).to(flat.dtype)
         return Payload(values, Seed(seed), self.layout(TensorSpec.of(x))), None
 
     def decompress(self, payload: Payload[Seed]) -> Tensor:

@@ -9,11 +9,11 @@ from thriftgrad.core.compressor import (
     floating,
     floats,
 )
-from thriftgrad.core.feedback import ErrorFeedback
+from thriftgrad.core.feedback import ErrorFeedback, memories, without_memories
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Codebook, Layout, Payload, PayloadError
 from thriftgrad.core.shrink import Shrink
-from thriftgrad.core.spec import TensorSpec
+from thriftgrad.core.spec import TensorSpec, wide
 
 __all__ = [
     "Chain",
@@ -32,4 +32,7 @@ __all__ = [
     "check_takes_tensors",
     "floating",
     "floats",
+    "memories",
+    "wide",
+    "without_memories",
 ]

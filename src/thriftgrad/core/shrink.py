@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor
 from thriftgrad.core.feedback import LARGE
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
-from thriftgrad.core.spec import TensorSpec
+from thriftgrad.core.spec import TensorSpec, wide
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +54,7 @@ class Shrink(Compressor[Any, Any]):
         spec = payload.layout.spec
         inner = Payload(payload.carrier, payload.side, self.compressor.layout(spec, payload.layout.shared))
         full = self.compressor.decompress(inner)
-        return (full.to(torch.float32) * self._factor(spec.numel)).to(full.dtype)
+        return (full.to(wide(full.dtype)) * self._factor(spec.numel)).to(full.dtype)
 
     def shared(self, state: Any) -> Any:
         return self.compressor.shared(state)

@@ -65,3 +65,8 @@ class TensorSpec:
     def zeros(self) -> Tensor:
         """A tensor of zeros that fits."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type in which sums and memories of such tensors are kept: float64 for float64, else float32."""
+    return dtype if dtype == torch.float64 else torch.float32
