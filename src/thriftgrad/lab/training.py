@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite, nan
 from time import perf_counter
 from typing import Any
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from thriftgrad.aggregate import Aggregator, TensorState
-from thriftgrad.comm import Ledger, LinkModel, Round
+from thriftgrad.comm import LinkModel
 from thriftgrad.core import Key, TensorSpec
+from thriftgrad.lab.books import Books, Meter, all_finite, evaluation
 from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.distortion import Measurement, levels_of, mean_gradient, measure
 from thriftgrad.lab.load import Evaluation
+from thriftgrad.lab.local_training import train_local
+from thriftgrad.local import LocalMethod
 from thriftgrad.recipes import sgd
 from thriftgrad.tasks.task import Batch, Task
 from thriftgrad.train.method import Method
@@ -28,38 +31,12 @@ PLAIN = sgd()
 """Who trains the model while other methods look on: float32 gradients, momentum 0.9."""
 
 
-@dataclass
-class Meter:
-    """Adds up bytes, codec seconds and modelled link seconds; an observer of the training's collectives."""
-
-    links: dict[str, LinkModel]
-    ledger: Ledger = field(default_factory=Ledger)
-    encode_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    link_seconds: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self, finished: Round) -> None:
-        """What a worker computes before a collective is encoding, what it computes after the last one is decoding."""
-        self.ledger(finished)
-        seconds = sum(finished.compute_seconds.values()) / len(finished.compute_seconds)
-        if finished.kind == "end":
-            self.decode_seconds += seconds
-        else:
-            self.encode_seconds += seconds
-        for label, link in self.links.items():
-            self.link_seconds[label] = self.link_seconds.get(label, 0.0) + link.seconds(finished)
-
-
-@dataclass
-class Exchange:
+@dataclass(kw_only=True)
+class Exchange(Books):
     """One aggregator along a trajectory: its states, one of each local worker, and its books."""
 
     aggregator: Aggregator[Any]
-    cluster: Cluster
     states: list[States]
-    meter: Meter
-    measurement: Measurement = Measurement()
-    told: tuple[int, float] = (0, 0.0)  # the step and the payload bytes of the last evaluation
 
     def estimate(self, gradients: Gradients, key: Key) -> list[Tensor]:
         """One step's estimate of the mean; the states advance and the books are kept."""
@@ -68,17 +45,10 @@ class Exchange:
         self.states = [state for _, state in results]
         return results[0][0]
 
-    def bits_per_coordinate(self, step: int) -> float | None:
-        """What a worker has handed to collectives since the last call, per step and coordinate."""
-        (before, told), sent = self.told, self.meter.ledger.payload_up_bytes
-        self.told = step, sent
-        elements = sum(state.spec.numel for state in self.states[0])
-        return 8 * (sent - told) / (step - before) / elements if step > before else None
-
 
 def train(
     task: Task,
-    method: Method,
+    method: Method | LocalMethod,
     cluster: Cluster,
     *,
     seed: int,
@@ -89,9 +59,13 @@ def train(
 ) -> Iterator[Evaluation]:
     """Train for ``steps`` steps; yield an evaluation at step 0, every ``evaluate_every`` steps and at the end.
 
-    All replicas are equal, so one model serves the local workers. Ends early, with a quality of None, once the loss or
-    a parameter is no longer finite.
+    Where gradients are exchanged all replicas are equal, and one model serves the local workers. Ends early, with a
+    quality of None, once the loss or a parameter is no longer finite.
     """
+    if isinstance(method, LocalMethod):
+        settings = (seed, learning_rate, steps, evaluate_every)
+        yield from train_local(task, method, cluster, *settings, links=links)
+        return
     for (at,) in _trajectory(task, method, (), cluster, seed, learning_rate, steps, evaluate_every, links):
         yield at
 
@@ -132,8 +106,15 @@ def _trajectory(
     specs = [TensorSpec.of(p, name) for name, p in parameters.items()]
     optimizer = lead.optimizer(parameters.values(), learning_rate)
     batches = [task.batches(seed, rank, cluster.world) for rank in cluster.ranks]
+    elements = sum(spec.numel for spec in specs)
     exchanges = [
-        Exchange(each.aggregator, cluster, [each.aggregator.init(specs) for _ in cluster.ranks], Meter(links))
+        Exchange(
+            cluster,
+            elements,
+            Meter(links),
+            aggregator=each.aggregator,
+            states=[each.aggregator.init(specs) for _ in cluster.ranks],
+        )
         for each in (lead, *onlookers)
     ]
     compute_seconds = 0.0
@@ -141,7 +122,10 @@ def _trajectory(
 
     def evaluations(step: int, quality: float | None) -> tuple[Evaluation, ...]:
         reported = exchanges[1:] or exchanges
-        return tuple(_evaluation(task, each, step, quality, losses, compute_seconds) for each in reported)
+        return tuple(
+            evaluation(task, each, step, quality, losses, compute_seconds, levels_of(each.states[0]))
+            for each in reported
+        )
 
     yield evaluations(0, task.evaluate(model))
     losses = [[] for _ in cluster.ranks]
@@ -162,7 +146,7 @@ def _trajectory(
         compute_seconds += perf_counter() - start
 
         (loss,) = cluster.mean([sum(each[-1] for each in losses)])
-        if not isfinite(loss) or not _finite(parameters.values()):
+        if not isfinite(loss) or not all_finite(parameters.values()):
             for each in exchanges:
                 each.measurement = Measurement()
             yield evaluations(step, None)
@@ -173,34 +157,6 @@ def _trajectory(
                 each.measurement = measure(cluster, each.aggregator, gradients, states, key, mean, estimate)
             yield evaluations(step, task.evaluate(model))
             losses = [[] for _ in cluster.ranks]
-
-
-def _evaluation(
-    task: Task, exchange: Exchange, step: int, quality: float | None, losses: list[list[float]], compute_seconds: float
-) -> Evaluation:
-    cluster, meter = exchange.cluster, exchange.meter
-    loss_here = sum(sum(each) / len(each) for each in losses) / len(losses)
-    loss, compute, encode, decode = cluster.mean(
-        [loss_here, compute_seconds, meter.encode_seconds, meter.decode_seconds]
-    )
-    return Evaluation(
-        step=step,
-        samples=step * task.batch_size * cluster.world,
-        loss=loss if isfinite(loss) else None,
-        quality=quality if quality is not None and isfinite(quality) else None,
-        payload_up_bytes=meter.ledger.payload_up_bytes,
-        payload_down_bytes=meter.ledger.payload_down_bytes,
-        up_bytes=meter.ledger.up_bytes,
-        down_bytes=meter.ledger.down_bytes,
-        compute_seconds=compute,
-        encode_seconds=encode,
-        decode_seconds=decode,
-        link_seconds={label: meter.link_seconds.get(label, 0.0) for label in meter.links},
-        **vars(exchange.measurement.distortion),
-        **vars(exchange.measurement.symbols),
-        bits_per_coordinate=exchange.bits_per_coordinate(step),
-        levels=levels_of(exchange.states[0]),
-    )
 
 
 def local_gradients(
@@ -229,7 +185,3 @@ def local_gradients(
 def _restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
-
-
-def _finite(parameters: Iterable[Tensor]) -> bool:
-    return all(bool(p.isfinite().all()) for p in parameters)

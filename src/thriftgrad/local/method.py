@@ -54,9 +54,7 @@ class LocalMethod(Expression):
             ("outer", Outer, "Average()"),
         ):
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"LocalMethod: {name} must be something like {example}, got {getattr(self, name)!r}."
-                )
+                raise TypeError(f"LocalMethod: {name} must be something like {example}, got {getattr(self, name)!r}.")
         if self.buffers not in ("average", "local"):
             raise ValueError(f'LocalMethod: buffers must be "average" or "local", got {self.buffers!r}.')
         if not self.learning_rate_scale > 0:

@@ -32,6 +32,7 @@ class Exchanged(NamedTuple):
     """What an exchange has come to; None in ``after`` where somebody's drift was not finite."""
 
     after: Part | None
+    mean: list[Tensor]  # the estimate of the workers' mean drift
     buffers: list[Tensor]
 
 
@@ -89,31 +90,34 @@ class Replica:
         """The parts whose results are used now; of a part without delay, the one that is starting."""
         return self.method.schedule.starting(self.step - self.method.schedule.delay_steps)
 
+    def drifts(self, part: int) -> list[Tensor]:
+        """The anchor minus the local model, tensor by tensor."""
+        anchors, members = self.parts[part].anchors, self._members[part]
+        return [anchor - widened(self.parameters[name]) for anchor, name in zip(anchors, members, strict=True)]
+
+    def key(self) -> Key:
+        """The public key of an exchange after the current step: that of a gradient's in this step."""
+        return Key(self.seed).fold(self.step - 1)
+
     def exchange(self, part: int, learning_rates: Mapping[str, float]) -> Comm[Exchanged]:
         """Exchange this worker's drift; ``learning_rates`` are the inner optimiser's, by parameter."""
         me = yield from place()
         before, members = self.parts[part], self._members[part]
-        drifts = [
-            anchor - widened(self.parameters[name]) for anchor, name in zip(before.anchors, members, strict=True)
-        ]
         mine = [buffer / me.world for buffer in self._buffers[part]]
         rates = tuple(learning_rates[name] for name in members)
-        key = Key(self.seed).fold(self.step - 1)
+        drifts, key = self.drifts(part), self.key()
         means, exchange = yield from self.aggregator.aggregate(drifts, before.exchange, key)
         buffers = (yield from all_reduce_list(mine)) if mine else []
         if exchange is before.exchange:  # how an aggregator says that somebody's drift was not finite
-            return Exchanged(None, buffers)
+            return Exchanged(None, means, buffers)
         if self.method.reset_memory_on_lr_drop:
             exchange = tuple(
                 state._replace(inner=without_memories(state.inner)) if rate < last else state
                 for state, rate, last in zip(exchange, rates, before.learning_rates, strict=True)
             )
-        moved = [
-            self.method.outer.step(*each)
-            for each in zip(before.anchors, means, before.outer, rates, strict=True)
-        ]
+        moved = [self.method.outer.step(*each) for each in zip(before.anchors, means, before.outer, rates, strict=True)]
         after = Part(tuple(anchor for anchor, _ in moved), exchange, tuple(state for _, state in moved), rates)
-        return Exchanged(after, buffers)
+        return Exchanged(after, means, buffers)
 
     def land(self, part: int, exchanged: Exchanged) -> None:
         """Take over the result: the new anchor, mixed with the local model if the schedule says so."""
@@ -130,6 +134,10 @@ class Replica:
             for buffer, mean in zip(self._buffers[part], exchanged.buffers, strict=True):
                 if exchanged.after is not None:
                     buffer.copy_(mean)
+
+    def restart(self, step: int, parts: Sequence[Part]) -> None:
+        """Go on from a checkpoint; the parameters are the caller's to restore."""
+        self.step, self.parts = step, list(parts)
 
     def anchors(self) -> dict[str, Tensor]:
         """The model that all workers share, by parameter."""

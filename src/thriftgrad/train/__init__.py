@@ -2,7 +2,8 @@
 
 from thriftgrad.train.ddp import attach
 from thriftgrad.train.handle import Handle
+from thriftgrad.train.local import LocalUpdates
 from thriftgrad.train.method import Method
-from thriftgrad.train.stats import Stats
+from thriftgrad.train.stats import LocalStats, Stats
 
-__all__ = ["Handle", "Method", "Stats", "attach"]
+__all__ = ["Handle", "LocalStats", "LocalUpdates", "Method", "Stats", "attach"]

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thriftgrad
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.core import Key, TensorSpec
+from thriftgrad.train.groups import own_group
 from thriftgrad.train.handle import Handle, aggregator_of
 from thriftgrad.train.method import Method
 from thriftgrad.train.state import agree, facts
@@ -62,7 +63,7 @@ def attach(ddp_model: DistributedDataParallel, method: Method | Aggregator[Any],
             log.warning("%s", note.message)
         _say_what_is_uncompressed(aggregator, specs)
     used = _record_use(names) if ddp_model.find_unused_parameters else None
-    handle = Handle(method, seed, names, states, used, _own_group(group, specs[0].device))
+    handle = Handle(method, seed, names, states, used, own_group(group, specs[0].device))
     ddp_model.register_comm_hook(handle, _exchange)
     return handle
 
@@ -104,23 +105,6 @@ def _checked(method: object) -> Aggregator[Any]:
         )
         raise TypeError(f"attach: method must be a Method or an Aggregator, got {method!r}; {cure}.")
     return aggregator_of(method)
-
-
-def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
-    """The same ranks as a group of their own.
-
-    Collectives pair up by their order within a group, and the communication thread runs beside others: SyncBatchNorm's,
-    a second model's, DDP's own, the caller's.
-    """
-    ranks = dist.get_process_group_ranks(group)
-    own: dist.ProcessGroup = dist.new_group(
-        ranks,
-        timeout=group._get_backend(device).options._timeout,
-        backend=dist.get_backend(group),
-        use_local_synchronization=len(ranks) < dist.get_world_size(),
-        sort_ranks=False,
-    )
-    return own
 
 
 def _record_use(names: Mapping[Tensor, str]) -> set[str]:

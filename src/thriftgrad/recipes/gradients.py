@@ -1,20 +1,17 @@
-"""The papers' methods by their names, with the papers' defaults: one function each, returning a ``Method``.
-
-What a recipe returns prints as the expression it stands for, so a reader sees the parts and can change one.
-
-Error feedback delays what it does not send, by about 1 / delta steps, and a long delay wants a shorter step: hence
-``learning_rate_scale`` below 1 for the coarsest of them. Votes have steps of length one in every coordinate.
-
->>> from thriftgrad import recipes
->>> recipes.top_k(fraction=0.01).aggregator
-AllGather(compressor=ErrorFeedback(compressor=TopK(fraction=0.01)))
-"""
+"""Methods that exchange gradients at every step."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from thriftgrad.aggregate import AllGather, AllReduce, LocalMomentum, ParameterServer, PowerSGD, SymbolServer
+from thriftgrad.aggregate import (
+    AllGather,
+    AllReduce,
+    LocalMomentum,
+    ParameterServer,
+    PowerSGD,
+    SymbolServer,
+)
 from thriftgrad.compress import (
     ALQ,
     ALQ_N,
@@ -37,28 +34,6 @@ from thriftgrad.compress import (
 from thriftgrad.core import ErrorFeedback
 from thriftgrad.core.expression import nearest
 from thriftgrad.train.method import Method
-
-__all__ = [
-    "alq",
-    "alq_n",
-    "amq",
-    "amq_n",
-    "drive",
-    "eden",
-    "ef_sign_sgd",
-    "natural",
-    "nuqsgd",
-    "one_bit_sgd",
-    "power_sgd",
-    "qsgd",
-    "qsgd_inf",
-    "random_k",
-    "sgd",
-    "sign_sgd",
-    "signum",
-    "terngrad",
-    "top_k",
-]
 
 
 def sgd(precision: Literal["fp32", "bf16", "fp16"] = "fp32", momentum: float = 0.9) -> Method:
@@ -272,3 +247,14 @@ def power_sgd(rank: int = 2, momentum: float = 0.9) -> Method:
     """
     paper = "Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727"
     return Method(PowerSGD(rank=rank), momentum=momentum, paper=paper)
+
+
+def double_squeeze(fraction: float = 0.01, momentum: float = 0.9) -> Method:
+    """The largest coordinates of gradient plus memory to a server, and of their mean plus its memory back.
+
+    Both memories are in gradient units; momentum sits after aggregation.
+    Tang et al., DoubleSqueeze, ICML 2019, arXiv:1905.05957, whose analysis has no momentum.
+    """
+    compressor = ErrorFeedback(TopK(fraction=fraction))
+    paper = "Tang et al., DoubleSqueeze, ICML 2019, arXiv:1905.05957"
+    return Method(ParameterServer(compressor, compressor), momentum=momentum, paper=paper)

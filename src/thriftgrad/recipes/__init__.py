@@ -1,0 +1,59 @@
+"""The papers' methods by their names, with the papers' defaults: one function each, returning a method.
+
+``gradients`` holds those that exchange gradients at every step (a ``Method``), ``local`` those whose workers train on
+their own in between (a ``LocalMethod``). What a recipe returns prints as the expression it stands for, so a reader sees
+the parts and can change one.
+
+Error feedback delays what it does not send, by about 1 / delta steps, and a long delay wants a shorter step: hence
+``learning_rate_scale`` below 1 for the coarsest of them. Votes have steps of length one in every coordinate.
+
+>>> from thriftgrad import recipes
+>>> recipes.top_k(fraction=0.01).aggregator
+AllGather(compressor=ErrorFeedback(compressor=TopK(fraction=0.01)))
+"""
+
+from thriftgrad.recipes.gradients import (
+    alq,
+    alq_n,
+    amq,
+    amq_n,
+    double_squeeze,
+    drive,
+    eden,
+    ef_sign_sgd,
+    natural,
+    nuqsgd,
+    one_bit_sgd,
+    power_sgd,
+    qsgd,
+    qsgd_inf,
+    random_k,
+    sgd,
+    sign_sgd,
+    signum,
+    terngrad,
+    top_k,
+)
+
+__all__ = [
+    "alq",
+    "alq_n",
+    "amq",
+    "amq_n",
+    "double_squeeze",
+    "drive",
+    "eden",
+    "ef_sign_sgd",
+    "natural",
+    "nuqsgd",
+    "one_bit_sgd",
+    "power_sgd",
+    "qsgd",
+    "qsgd_inf",
+    "random_k",
+    "sgd",
+    "sign_sgd",
+    "signum",
+    "terngrad",
+    "top_k",
+]

@@ -1,0 +1,226 @@
+"""Training on one's own, synchronising now and then: local methods in a loop of torch.distributed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+import thriftgrad
+from thriftgrad.comm import Lane, Ledger
+from thriftgrad.comm.ledger import NOTHING
+from thriftgrad.core import Key
+from thriftgrad.local import LocalMethod, Replica, learning_rates_of
+from thriftgrad.local.replica import Exchanged
+from thriftgrad.train.groups import own_group
+from thriftgrad.train.local_state import check_facts, read, specs_of, written
+from thriftgrad.train.state import agree, facts
+from thriftgrad.train.stats import LocalStats
+
+log = logging.getLogger("thriftgrad")
+
+STATE_VERSION = 1
+
+Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+
+
+class LocalUpdates:
+    """Synchronise the models of several workers by a local method; ``step()`` follows every ``optimizer.step()``.
+
+    ``params``: a module (its parameters that require gradients, and its buffers), or named parameters. Their values on
+    rank 0 are where all ranks start. ``optimizer``: the inner one, the caller's own; its learning rates are read, its
+    state is never touched. ``method``: a ``LocalMethod``, as from ``recipes.diloco(h=100)``; what it says of the inner
+    optimiser serves simulations and is not used here.
+
+    Call ``step()`` once for each step of the loop on every rank, whether or not a GradScaler skipped the optimiser's.
+
+    ``group``: the ranks that synchronise, all of them if None. ``site``: where several ranks of one site train the
+    same model by DistributedDataParallel, the ranks of this site; its first rank exchanges with the other sites over
+    ``group``, which holds the first ranks alone, and passes the result on. ``ledger`` counts the bytes of ``group``.
+
+    A drift that is not finite, on any rank, takes all ranks back to the last shared model and enters no memory.
+
+    Raises ``TypeError`` for a method that is not local, ``ValueError`` for parameters that are empty or none, a seed
+    outside [0, 2**64), and on every rank where two ranks differ in method, seed, parameters or version.
+
+    >>> import torch, torch.distributed as dist, thriftgrad
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun gives the real ones
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with thriftgrad.LocalUpdates(model, thriftgrad.recipes.local_sgd(h=2), optimizer) as local:
+    ...     for _ in range(4):
+    ...         optimizer.zero_grad()
+    ...         model(torch.ones(1, 4)).sum().backward()
+    ...         optimizer.step()
+    ...         local.step()
+    >>> local.stats().syncs
+    2
+    >>> dist.destroy_process_group()
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        method: LocalMethod,
+        optimizer: torch.optim.Optimizer,
+        *,
+        group: dist.ProcessGroup | None = None,
+        site: dist.ProcessGroup | None = None,
+        seed: int = 0,
+    ) -> None:
+        parameters, buffers = _named(params)
+        _check(method, parameters)
+        Key(seed)
+        self.method, self.seed, self.optimizer = method, seed, optimizer
+        self.ledger = Ledger()
+        if site is not None and group is None:
+            raise ValueError("LocalUpdates: a site is one of several; give the group of their first ranks as group=...")
+        self._site = site
+        self._leads = site is None or dist.get_rank(site) == 0
+        self._rank, self._world = (dist.get_rank(group), dist.get_world_size(group)) if self._leads else (0, 1)
+        self._parameters, self._buffers = parameters, buffers
+        device = next(iter(parameters.values())).device
+        self._group = own_group(group, device) if self._leads else None
+        for ranks in (self._group, site):
+            if ranks is not None:
+                self._broadcast(ranks)
+        self._replica = Replica(method, parameters, buffers, seed)
+        known = {"thriftgrad version": thriftgrad.__version__} | facts(method, seed, specs_of(self._replica))
+        for ranks in (self._group, site):
+            if ranks is not None:
+                agree(ranks, "LocalUpdates", known)
+        method.schedule.check(self._world)
+        self._lane = Lane(self._group, self.ledger)
+        self._flying: dict[int, Future[Exchanged]] = {}
+        self._began = (0, 0, 0)  # steps, syncs and skipped syncs when this was made or loaded
+
+    def step(self) -> None:
+        """The optimiser has taken its step: synchronise what is due. Every rank calls it, once a step."""
+        replica = self._replica
+        replica.advance()
+        if self._leads:
+            rates = learning_rates_of(self.optimizer, replica.parameters)
+            for part in replica.starting():
+                self._flying[part] = self._lane.submit(replica.exchange(part, rates))
+        for part in replica.landing():
+            if self._leads:
+                self._land(part)
+            if self._site is not None:
+                self._broadcast(self._site)
+
+    def _land(self, part: int) -> None:
+        self._lane.flush()
+        exchanged = self._flying.pop(part).value()
+        self._replica.land(part, exchanged)
+        if exchanged.after is None and self._rank == 0:
+            log.warning(
+                "step %d: a worker's drift was not finite, so all ranks went back to the last shared model",
+                self._replica.step,
+            )
+
+    def _broadcast(self, ranks: dist.ProcessGroup) -> None:
+        """Everything from the first of these ranks to the others."""
+        with torch.no_grad():
+            for tensor in (*self._parameters.values(), *self._buffers.values()):
+                dist.broadcast(tensor.detach(), group=ranks, group_src=0)
+
+    def anchors(self) -> dict[str, Tensor]:
+        """The last model that all ranks shared, by parameter: what to evaluate or to publish between two syncs."""
+        return self._replica.anchors()
+
+    def stats(self) -> LocalStats:
+        """Bytes, seconds, steps and syncs of this rank since it was made or loaded."""
+        traffic = self.ledger.per_worker.get(self._rank, NOTHING)
+        steps, syncs, skipped = self._began
+        return LocalStats(
+            steps=self._replica.step - steps,
+            syncs=self._replica.syncs - syncs,
+            skipped_syncs=self._replica.skipped_syncs - skipped,
+            memory_norm=self._replica.memory_norm(),
+            world=self._world,
+            elements=sum(p.numel() for p in self._parameters.values()),
+            payload_up_bytes=traffic.payload_up_bytes,
+            payload_down_bytes=traffic.payload_down_bytes,
+            up_bytes=traffic.up_bytes,
+            down_bytes=traffic.down_bytes,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues this training elsewhere: plain values and tensors, this rank's own; save one for each rank.
+
+        Besides the model's and the optimiser's own. Memories stand under "memory/rank00001/...": no two ranks share a
+        key, so the states of all ranks fit into one dictionary.
+        """
+        self._lane.flush()  # a result on its way belongs to the state
+        landed = {part: flying.value() for part, flying in self._flying.items()}
+        return self._facts() | written(self._replica, landed, self._rank)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue where ``saved`` was taken: loading, then training, equals training on.
+
+        A state of another number of ranks must hold the memories of them all (their dictionaries merged by ``|``): every
+        rank goes on with the mean of the memories, so the sum over ranks divided by their number stays what it was.
+
+        Raises ``ValueError``, and changes nothing, if it was saved by another rank or with another method, seed or
+        model, or is damaged.
+        """
+        check_facts(saved, self._facts())
+        step, parts, landed = read(self._replica, saved, self._rank, self._world)
+        with torch.no_grad():
+            self._replica.restart(step, parts)
+        self._flying = {part: _arrived(exchanged) for part, exchanged in landed.items()}
+        self._began = (step, self._replica.syncs, self._replica.skipped_syncs)
+        self.ledger.per_worker.clear()
+
+    def _facts(self) -> dict[str, Any]:
+        place = {"version": STATE_VERSION, "world_size": self._world, "rank": self._rank}
+        return place | facts(self.method, self.seed, specs_of(self._replica))
+
+    def close(self) -> None:
+        """Leave the process group; a later ``step`` that must synchronise fails."""
+        if self._group is not None and dist.is_initialized():
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def __enter__(self) -> LocalUpdates:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _arrived(exchanged: Exchanged) -> Future[Exchanged]:
+    future: Future[Exchanged] = Future()
+    future.set_result(exchanged)
+    return future
+
+
+def _named(params: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters and buffers by name."""
+    if isinstance(params, DistributedDataParallel):
+        params = params.module
+    if isinstance(params, nn.Module):
+        named = {name: p for name, p in params.named_parameters() if p.requires_grad}
+        return dict(named), dict(params.named_buffers())
+    return dict(params.items() if isinstance(params, Mapping) else params), {}
+
+
+def _check(method: object, parameters: Mapping[str, Tensor]) -> None:
+    if not isinstance(method, LocalMethod):
+        cure = (
+            f"write thriftgrad.parse({method!r})"
+            if isinstance(method, str)
+            else "take one such as recipes.local_sgd(h=8), or attach(...) for methods that exchange gradients"
+        )
+        raise TypeError(f"LocalUpdates: method must be a LocalMethod, got {method!r}; {cure}.")
+    if not parameters:
+        raise ValueError("LocalUpdates: there are no parameters that require gradients; pass the module to be trained.")

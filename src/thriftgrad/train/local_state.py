@@ -1,0 +1,137 @@
+"""What a checkpoint of local updates holds: anchors, outer states and memories as one flat dictionary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thriftgrad.core import TensorSpec
+from thriftgrad.local import Replica
+from thriftgrad.local.replica import Exchanged, Part
+from thriftgrad.train.state import Leaf, first_difference, flatten, restore
+
+MEMORY = re.compile(r"(.*\bmemory)/rank(\d{5})/(.*)")
+
+
+def specs_of(replica: Replica) -> list[TensorSpec]:
+    """The specs of what is exchanged, in the order of the parts."""
+    return [state.spec for part in replica.parts for state in part.exchange]
+
+
+def written(replica: Replica, arrived: Mapping[int, Exchanged], rank: int) -> dict[str, Any]:
+    """The state of one rank; ``arrived`` are results that have not landed yet."""
+    saved: dict[str, Any] = {"step": replica.step}
+    for i, part in enumerate(replica.parts):
+        saved |= _of_part(part, "", rank)
+        if i in arrived:
+            after, mean, buffers = arrived[i]
+            at = f"arrived/{i}/"
+            saved |= {f"{at}skipped": int(after is None)} | (_of_part(after, at, rank) if after else {})
+            saved |= {f"{at}mean/{j}": x for j, x in enumerate(mean)}
+            saved |= {f"{at}buffer/{j}": x for j, x in enumerate(buffers)}
+    return saved
+
+
+def _of_part(part: Part, at: str, rank: int) -> dict[str, Any]:
+    saved: dict[str, Any] = {}
+    for anchor, state, outer, rate in zip(*part, strict=True):
+        name = state.spec.name
+        saved |= {f"{at}anchor/{name}": anchor, f"{at}learning_rate/{name}": rate}
+        saved |= flatten(outer, f"{at}outer/{name}") | flatten(state.inner, f"{at}memory/rank{rank:05d}/{name}")
+    return saved
+
+
+def check_facts(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """``ValueError`` unless ``saved`` is a state of the same method, seed, parameters and format; ranks may differ."""
+    if "version" not in saved or "step" not in saved:
+        raise ValueError("load_state_dict: this is no state of LocalUpdates; pass what state_dict() gave.")
+    place = ("rank", "world_size")
+    claimed = {fact: value for fact, value in saved.items() if fact in here or fact.startswith("parameter/")}
+    then, now = ({fact: v for fact, v in facts.items() if fact not in place} for facts in (claimed, here))
+    if difference := first_difference(then, now):
+        fact, one, other = difference
+        raise ValueError(
+            f"load_state_dict: the state was saved with {fact} {one}, here it is {other}; "
+            "make LocalUpdates as it was then, or go on with empty memories."
+        )
+
+
+def read(
+    replica: Replica, saved: Mapping[str, Any], rank: int, world: int
+) -> tuple[int, list[Part], dict[int, Exchanged]]:
+    """The step, the parts and the results that had arrived; memories of another number of ranks are averaged."""
+    saved = _own_memories(saved, rank, world)
+    parts = [_part(replica, part, saved, "", rank, world) for part in replica.parts]
+    arrived = {}
+    for i, part in enumerate(replica.parts):
+        at = f"arrived/{i}/"
+        if f"{at}skipped" in saved:
+            after = None if saved[f"{at}skipped"] else _part(replica, part, saved, at, rank, world)
+            arrived[i] = Exchanged(after, _listed(saved, f"{at}mean/"), _listed(saved, f"{at}buffer/"))
+    return int(saved["step"]), parts, arrived
+
+
+def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, rank: int, world: int) -> Part:
+    anchors, exchange, outers, rates = [], [], [], []
+    for anchor, (spec, _), outer, _ in zip(*template, strict=True):
+        path = f"{at}memory/rank{rank:05d}/{spec.name}"
+        mine = {key: leaf for key, leaf in saved.items() if key == path or key.startswith(f"{path}/")}
+        anchors.append(_like(anchor, saved, f"{at}anchor/{spec.name}"))
+        exchange.append(restore(replica.aggregator, spec, rank, world, path, mine))
+        outers.append(None if outer is None else _like(outer, saved, f"{at}outer/{spec.name}"))
+        rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", "inf")))
+    return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
+
+
+def _like(template: Tensor, saved: Mapping[str, Any], path: str) -> Tensor:
+    """A tensor of the checkpoint, copied; ``ValueError`` where it is missing or of another shape or type."""
+    x = saved.get(path)
+    if not isinstance(x, Tensor) or x.shape != template.shape or x.dtype != template.dtype:
+        raise ValueError(
+            f"load_state_dict: {path!r} is missing or is not {template.dtype} of shape {tuple(template.shape)}; "
+            "the state is incomplete or altered, so use another checkpoint."
+        )
+    return x.to(template.device, copy=True)
+
+
+def _listed(saved: Mapping[str, Any], at: str) -> list[Tensor]:
+    found = {int(key.removeprefix(at)): x for key, x in saved.items() if key.startswith(at)}
+    return [found[i].clone() for i in sorted(found)]
+
+
+def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, Any]:
+    """The state with this rank's memories alone: its own, or the mean of everybody's where their number was another."""
+    then = saved.get("world_size")
+    matches = {key: match for key in saved if (match := MEMORY.fullmatch(key))}
+    own = {key: value for key, value in saved.items() if key not in matches}
+    held = sorted({int(match[2]) for match in matches.values()})
+    if not held:
+        return own
+    needed = [rank] if then == world else list(range(int(then or 0)))
+    if missing := sorted(set(needed) - set(held)):
+        what = f"rank {rank}'s own" if then == world else f"the merged states of all {then} ranks"
+        raise ValueError(
+            f"load_state_dict: the state of {then} ranks holds the memories of {held} and rank {rank} of {world} needs "
+            f"those of {needed if then == world else missing} too; load {what}."
+        )
+    leaves: dict[str, list[Leaf]] = {}
+    for key, match in matches.items():
+        if int(match[2]) in needed:
+            leaves.setdefault(f"{match[1]}/rank{rank:05d}/{match[3]}", []).append(saved[key])
+    return own | {path: _mean(each) for path, each in leaves.items()}
+
+
+def _mean(leaves: Sequence[Leaf]) -> Leaf:
+    """The mean of memories; what is the same everywhere, such as levels or factors, stays as it is to the bit."""
+    first = leaves[0]
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return first
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    if all(torch.equal(first, x) for x in tensors):
+        return first
+    return torch.stack([x.double() for x in tensors]).mean(0).to(first.dtype)
+
