@@ -23,7 +23,8 @@ LAYERS["comm"] = {"core"}
 LAYERS["wire"] = {"core", "kernels"}
 LAYERS["compress"] = {"core", "kernels", "theory"}
 LAYERS["aggregate"] = {"core", "kernels", "comm", "wire", "compress", "theory"}
-LAYERS["train"] = {*LAYERS["aggregate"], "aggregate"}
+LAYERS["local"] = {*LAYERS["aggregate"], "aggregate"}
+LAYERS["train"] = {*LAYERS["local"], "local"}
 LAYERS["recipes"] = {*LAYERS["train"], "train"}
 LAYERS["vocabulary"] = {*LAYERS["recipes"], "recipes"}
 LAYERS["tasks"] = {*LAYERS["train"], "train"}
@@ -36,10 +37,13 @@ MAY_TALK = ("comm/run.py", "train/", "lab/")
 
 PUBLIC = [
     *("Key", "TensorSpec", "Payload", "PayloadError", "Identity", "Cast", "QSGD", "TopK", "RandomK", "Sign"),
-    *("NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
+    *("SmallFloat", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
     *("NaturalCompression", "OneBit", "EDEN", "DRIVE", "Elias", "Huffman", "GolombRice", "ANS", "Zstd"),
+    *("MomentumCorrection", "WarmUp"),
     *("ErrorFeedback", "Shrink", "AllReduce", "AllGather", "ScatterReduce", "ParameterServer", "PowerSGD", "Partition"),
     *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
+    *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
+    *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
 ]
 
 

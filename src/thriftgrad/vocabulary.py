@@ -6,7 +6,7 @@ from collections.abc import Callable
 from inspect import isabstract
 from typing import Any
 
-from thriftgrad import aggregate, compress, recipes
+from thriftgrad import aggregate, compress, local, recipes
 from thriftgrad.comm import LinkModel
 from thriftgrad.core import ErrorFeedback, Shrink
 from thriftgrad.core.compressor import Expression
@@ -16,9 +16,9 @@ from thriftgrad.wire import coders
 
 
 def names() -> dict[str, Callable[..., Any]]:
-    """Everything an expression may call: compressors, coders, aggregators, their wrappers, recipes and links."""
+    """Everything an expression may call: compressors, coders, aggregators, schedules, wrappers, recipes and links."""
     words: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (ErrorFeedback, Shrink, Method, LinkModel)}
-    for module in (compress, coders, aggregate):
+    for module in (compress, coders, aggregate, local):
         words |= {name: thing for name, thing in vars(module).items() if _is_constructor(thing)}
     return words | {name: getattr(recipes, name) for name in recipes.__all__}
 

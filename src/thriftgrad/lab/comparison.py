@@ -25,6 +25,7 @@ from thriftgrad.comm.requests import AllReduceRequest
 from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
 from thriftgrad.lab.training import PLAIN
+from thriftgrad.local import LocalMethod
 from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
 from thriftgrad.vocabulary import parse
@@ -86,7 +87,7 @@ class Comparison:
     request: Request
     configuration: records.Configuration
     task: Task
-    methods: dict[str, Method]  # by slug
+    methods: dict[str, Method | LocalMethod]  # by slug
     links: dict[str, LinkModel]  # by label
 
     def with_tuning(self, tuned: dict[str, records.Tuning], rates: dict[str, float]) -> Comparison:
@@ -119,8 +120,11 @@ def resolve(request: Request, command: str = "") -> Comparison:
         task = replace(task, target=request.target)
     task.batches(0, 0, request.workers)  # more workers than samples are refused before anything is written
     parameters = {name: p for name, p in task.build(0).named_parameters() if p.requires_grad}
-    for method in methods.values():
-        method.aggregator.init([TensorSpec.of(p, name) for name, p in parameters.items()])  # and misfits told of
+    for text, method in methods.items():
+        if isinstance(method, LocalMethod):
+            _check_local(text, method, request)
+        specs = [TensorSpec.of(p, name) for name, p in parameters.items()]
+        method.check(specs, request.workers, request.steps or task.steps)
     elements = sum(p.numel() for p in parameters.values())
     slugs = _slugs(request.methods)
     rows = tuple(
@@ -129,7 +133,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
             slug=slugs[text],
             expression=repr(method),
             paper=method.paper or None,
-            momentum=f"{method.momentum} {method.momentum_place}" if method.momentum else method.momentum_place,
+            momentum=method.momentum_described,
             learning_rate=task.learning_rate * (PLAIN if request.on_sgd else method).learning_rate_scale,
             tuning=None,
         )
@@ -233,7 +237,21 @@ def read(text: str) -> Any:
         raise ComparisonError(str(error)) from error
 
 
-def as_method(text: str) -> Method:
+def _check_local(text: str, method: LocalMethod, request: Request) -> None:
+    """``ComparisonError`` where a method whose workers train on their own does not fit what was asked for."""
+    if request.on_sgd:
+        raise ComparisonError(
+            f"compare: --on-sgd shows methods the gradients of plain SGD, and {text!r} exchanges what its own steps "
+            "have come to; leave one of them out."
+        )
+    if request.processes and method.asynchronous:
+        raise ComparisonError(
+            f"compare: --processes runs all workers in lockstep, and those of {text!r} come when they like; "
+            "leave --processes out, or see examples/async_server.py."
+        )
+
+
+def as_method(text: str) -> Method | LocalMethod:
     """A method from its text: a recipe, a Method, or an aggregator (then with momentum 0.9 after aggregation).
 
     Raises ``ComparisonError`` for an expression that is neither.
@@ -241,7 +259,7 @@ def as_method(text: str) -> Method:
     value = read(text)
     if isinstance(value, Aggregator):
         return Method(value)
-    if isinstance(value, Method):
+    if isinstance(value, Method | LocalMethod):
         return value
     advice = f"wrap it in an aggregator, as in AllGather({value!r})" if isinstance(value, Compressor) else "try qsgd"
     raise ComparisonError(f"compare: {text!r} is no method; {advice}.")

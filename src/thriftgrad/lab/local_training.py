@@ -31,7 +31,7 @@ def train_local(
     evaluate_every: int,
     links: dict[str, LinkModel],
 ) -> Iterator[Evaluation]:
-    """Train for ``steps`` steps of every worker; yield an evaluation at step 0, every ``evaluate_every`` and at the end.
+    """Train for ``steps`` steps of every worker; yield an evaluation at step 0, every ``evaluate_every``, at the end.
 
     What is evaluated is the model that the workers share, as it was after the last sync, with worker 0's buffers.
     Distortion is measured on the drifts of a sync, where one falls on an evaluation. Ends early, with a quality of

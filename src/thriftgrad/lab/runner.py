@@ -20,6 +20,7 @@ from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.comparison import Comparison, ComparisonError
 from thriftgrad.lab.load import Evaluation, Method, Tuning
 from thriftgrad.lab.training import train, train_plain
+from thriftgrad.local import LocalMethod
 
 TUNING_SEED = 1_000_003
 """A seed that no run of the comparison has."""
@@ -142,7 +143,8 @@ def _evaluations(
         "links": comparison.links,
     }
     if comparison.request.on_sgd:
-        return train_plain(comparison.task, methods, cluster, **settings)
+        gradients = [method for method in methods if not isinstance(method, LocalMethod)]  # others have been refused
+        return train_plain(comparison.task, gradients, cluster, **settings)
     (method,) = methods
     return ((at,) for at in train(comparison.task, method, cluster, **settings))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator
+from thriftgrad.core import TensorSpec
 from thriftgrad.core.compressor import Expression
 from thriftgrad.local.async_server import AsyncServer
 from thriftgrad.local.inner import Inner, InnerSGD
 from thriftgrad.local.outer import Average, Outer
-from thriftgrad.local.schedule import Every, Schedule
+from thriftgrad.local.schedule import Every, Schedule, split
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,8 +72,8 @@ class LocalMethod(Expression):
     def _check_server(self) -> None:
         if self.schedule.parts > 1 or self.schedule.delay_steps:
             raise ValueError(
-                f"LocalMethod: an AsyncServer answers with the whole model, and {self.schedule!r} divides it; use Every "
-                "or RandomGaps."
+                f"LocalMethod: an AsyncServer answers with the whole model, and {self.schedule!r} divides it; "
+                "use Every or RandomGaps."
             )
         if self.outer != Average():
             raise ValueError(
@@ -89,6 +90,22 @@ class LocalMethod(Expression):
     def momentum_described(self) -> str:
         """In words, where momentum sits."""
         return f"inner {self.inner!r}, outer {self.outer!r}"
+
+    def check(self, specs: Sequence[TensorSpec], world: int, steps: int) -> None:
+        """Say, by an error or a warning, what about these tensors, so many workers or steps does not suit this method.
+
+        Raises ``ValueError`` for a schedule that would not synchronise once.
+        """
+        self.schedule.check(world)
+        split([spec.name for spec in specs], self.schedule.parts)
+        for rank in range(world):
+            if not any(self.schedule.due(step, rank) for step in range(1, steps + 1)):
+                raise ValueError(
+                    f"{self.schedule!r}: worker {rank} would not synchronise once in {steps} steps; train longer or "
+                    f"synchronise more often than every {self.schedule.gap()} steps."
+                )
+        if isinstance(self.aggregator, Aggregator):
+            self.aggregator.init(specs)
 
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """The inner optimiser of one worker's parameters."""

@@ -43,7 +43,7 @@ class Replica:
     the other workers; for each that is ``landing()``, ``land`` the result. ``parameters`` and ``buffers`` are the
     worker's own and change in place when a result lands.
 
-    A drift with a NaN or an infinity, on any worker, changes no anchor and no memory: all workers go back to the anchor.
+    A drift with a NaN or an infinity, on any worker, changes no anchor and no memory: all go back to the anchor.
     """
 
     def __init__(

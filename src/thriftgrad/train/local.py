@@ -165,8 +165,8 @@ class LocalUpdates:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue where ``saved`` was taken: loading, then training, equals training on.
 
-        A state of another number of ranks must hold the memories of them all (their dictionaries merged by ``|``): every
-        rank goes on with the mean of the memories, so the sum over ranks divided by their number stays what it was.
+        A state of another number of ranks must hold the memories of them all (their dictionaries merged by ``|``):
+        every rank goes on with their mean, so the sum over ranks divided by their number stays what it was.
 
         Raises ``ValueError``, and changes nothing, if it was saved by another rank or with another method, seed or
         model, or is damaged.

@@ -134,4 +134,3 @@ def _mean(leaves: Sequence[Leaf]) -> Leaf:
     if all(torch.equal(first, x) for x in tensors):
         return first
     return torch.stack([x.double() for x in tensors]).mean(0).to(first.dtype)
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator
+from thriftgrad.core import TensorSpec
 from thriftgrad.core.compressor import Expression
 
 
@@ -38,6 +39,15 @@ class Method(Expression):
             raise ValueError("Method: nesterov=True has no effect without momentum; give one or leave it out.")
         if not self.learning_rate_scale > 0:
             raise ValueError(f"Method: learning_rate_scale must be positive, got {self.learning_rate_scale}.")
+
+    @property
+    def momentum_described(self) -> str:
+        """In words, where momentum sits."""
+        return f"{self.momentum} {self.momentum_place}" if self.momentum else self.momentum_place
+
+    def check(self, specs: Sequence[TensorSpec], world: int, steps: int) -> None:
+        """Say, by an error or a warning, what about these tensors does not suit this method."""
+        self.aggregator.init(specs)
 
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """The optimiser that takes the estimates; ``learning_rate`` is used as it is."""

@@ -62,8 +62,8 @@ class Costs:
 
     def _described(self, steps: str, more: str = "") -> str:
         return (
-            f"{steps}; per step {self.up_bytes_per_step:.0f} bytes up, {self.down_bytes_per_step:.0f} bytes down{more}; "
-            f"{self.compression_vs_fp32:.1f} times less than an fp32 all-reduce, "
+            f"{steps}; per step {self.up_bytes_per_step:.0f} bytes up, {self.down_bytes_per_step:.0f} bytes down{more}"
+            f"; {self.compression_vs_fp32:.1f} times less than an fp32 all-reduce, "
             f"{self.compression_vs_bf16:.1f} times less than bf16"
         )
 
