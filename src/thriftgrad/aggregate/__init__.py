@@ -3,6 +3,8 @@
 from thriftgrad.aggregate.aggregator import Aggregator, TensorState
 from thriftgrad.aggregate.all_gather import AllGather
 from thriftgrad.aggregate.all_reduce import AllReduce
+from thriftgrad.aggregate.in_basis import InBasis
+from thriftgrad.aggregate.local_clip import LocalClip
 from thriftgrad.aggregate.momentum import LocalMomentum
 from thriftgrad.aggregate.partition import Partition
 from thriftgrad.aggregate.power_sgd import PowerSGD
@@ -14,6 +16,8 @@ __all__ = [
     "Aggregator",
     "AllGather",
     "AllReduce",
+    "InBasis",
+    "LocalClip",
     "LocalMomentum",
     "ParameterServer",
     "Partition",

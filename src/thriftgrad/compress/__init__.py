@@ -4,6 +4,7 @@ from thriftgrad.compress.alq import ALQ, ALQ_N, AMQ, AMQ_N
 from thriftgrad.compress.cast import Cast
 from thriftgrad.compress.identity import Identity
 from thriftgrad.compress.lloyd import Lloyd
+from thriftgrad.compress.momentum_correction import MomentumCorrection
 from thriftgrad.compress.natural import NaturalCompression
 from thriftgrad.compress.one_bit import OneBit
 from thriftgrad.compress.quantize import NUQSGD, QSGD
@@ -11,8 +12,10 @@ from thriftgrad.compress.quantizer import Quantizer
 from thriftgrad.compress.random_k import RandomK
 from thriftgrad.compress.rotated import DRIVE, EDEN
 from thriftgrad.compress.sign import Sign, Vote
+from thriftgrad.compress.small_float import SmallFloat
 from thriftgrad.compress.terngrad import TernGrad
 from thriftgrad.compress.top_k import TopK
+from thriftgrad.compress.warm_up import WarmUp
 
 __all__ = [
     "ALQ",
@@ -26,12 +29,15 @@ __all__ = [
     "Cast",
     "Identity",
     "Lloyd",
+    "MomentumCorrection",
     "NaturalCompression",
     "OneBit",
     "Quantizer",
     "RandomK",
     "Sign",
+    "SmallFloat",
     "TernGrad",
     "TopK",
     "Vote",
+    "WarmUp",
 ]
