@@ -36,6 +36,7 @@ from thriftgrad.compress import (
     Quantizer,
     RandomK,
     Sign,
+    SmallFloat,
     TernGrad,
     TopK,
     Vote,
@@ -54,6 +55,8 @@ DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     Sign(),
     Sign(bucket=8),
     Sign(scaled=False),
+    Sign(order=2),
+    Sign(bucket=8, order=5),
     Vote(),
     TopK(fraction=0.2) >> Cast("bf16"),
     TopK(fraction=0.2) >> Sign(),
@@ -82,6 +85,12 @@ DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     Lloyd(bits=4, bucket=16, per_tensor=False, weight_power=0, update_at=(), update_every=3),
     ErrorFeedback(Lloyd(bits=2, bucket=16)),
     TopK(fraction=0.2) >> Lloyd(bits=2),
+    SmallFloat("e4m3"),
+    SmallFloat("e5m2", bucket=16),
+    SmallFloat("e2m1", bucket=32),
+    SmallFloat("e3m0", bucket=None),
+    ErrorFeedback(SmallFloat("e3m0")),
+    TopK(fraction=0.2) >> SmallFloat("e2m1") >> Huffman(),
 )
 
 RANDOM: tuple[Compressor[Any, Any], ...] = (
@@ -89,6 +98,8 @@ RANDOM: tuple[Compressor[Any, Any], ...] = (
     QSGD(bits=4),
     QSGD(bits=8),
     QSGD(levels=1, bucket=16),
+    QSGD(levels=255, bucket=None),
+    QSGD(levels=128, bucket=100, norm="linf") >> Huffman(),
     QSGD(levels=5, bucket=10, norm="linf"),
     QSGD(bits=4, norm="linf"),
     QSGD(bits=3, bucket=1),
