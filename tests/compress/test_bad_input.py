@@ -84,6 +84,8 @@ def test_a_bucket_of_nothing(make: Callable[..., Any], bucket: int) -> None:
 @pytest.mark.parametrize("make", [*BUCKETED, EDEN], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("bucket", [None, "512", 2.5, 512.0, True])
 def test_a_bucket_that_is_no_number(make: Callable[..., Any], bucket: Any) -> None:
+    if make is QSGD and bucket is None:
+        return  # the whole tensor
     words = f"{make.__name__}: bucket must be an integer, got {bucket!r}."
     one_sentence(lambda: make(bits=3, bucket=bucket), TypeError, words)
 
@@ -190,8 +192,8 @@ def test_levels_of_any_kind_print_as_the_constructor(levels: Any) -> None:
 
 
 def test_levels_of_qsgd() -> None:
-    one_sentence(lambda: QSGD(levels=0), ValueError, "QSGD: levels must lie in 1 ... 127, got 0.")
-    one_sentence(lambda: QSGD(levels=128), ValueError, "QSGD: levels must lie in 1 ... 127, got 128.")
+    one_sentence(lambda: QSGD(levels=0), ValueError, "QSGD: levels must lie in 1 ... 255, got 0.")
+    one_sentence(lambda: QSGD(levels=256), ValueError, "QSGD: levels must lie in 1 ... 255, got 256.")
     one_sentence(lambda: QSGD(levels=2.5), TypeError, "QSGD: levels must be an integer, got 2.5.")  # type: ignore[arg-type]
     one_sentence(lambda: QSGD(levels="7"), TypeError, "QSGD: levels must be an integer, got '7'.")  # type: ignore[arg-type]
     one_sentence(

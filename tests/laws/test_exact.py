@@ -59,9 +59,9 @@ def test_a_bucket_of_one_is_exact_bit_for_bit(norm: Any, values: list[float], nu
     assert torch.equal(compressed(QSGD(bits=number, bucket=1, norm=norm), x, Key(number)), x)
 
 
-@pytest.mark.parametrize("s", [*range(1, 20), 31, 63, 64, 100, 126, 127])
+@pytest.mark.parametrize("s", [*range(1, 20), 31, 63, 64, 100, 126, 127, 128, 200, 254, 255])
 def test_values_on_the_levels_stay_there(s: int) -> None:
-    """Whatever the last bits of the division are: s = 64 ... 127 has levels one last bit from a rounding threshold."""
+    """Whatever the last bits of the division are: s = 64 ... 255 has levels a last bit or less from a threshold."""
     generator = torch.Generator().manual_seed(s)
     scales = torch.rand(400, 1, generator=generator) * 10 ** torch.randint(-8, 8, (400, 1), generator=generator).float()
     levels = torch.arange(-s, s + 1).float() / s

@@ -11,7 +11,7 @@ from torch import Tensor
 from thriftgrad import kernels, theory
 from thriftgrad.compress import buckets
 from thriftgrad.compress.buckets import Norm
-from thriftgrad.compress.quantizer import LevelQuantizer, check_bits
+from thriftgrad.compress.quantizer import LevelQuantizer, check_bits, symbol_type
 from thriftgrad.core import TensorSpec
 
 
@@ -21,6 +21,7 @@ class QSGD(LevelQuantizer[None]):
 
     C(x)_i = c sign(x_i) (l + b) / s with l = floor(s |x_i| / c) and b Bernoulli of the fraction left over;
     c is the norm (l2 or linf) of the bucket of consecutive coordinates that x_i lies in; the last may be shorter.
+    ``bucket=None``: the whole tensor is one bucket.
 
     ``bits`` counts the sign: s = 2**(bits - 1) - 1 levels; or give ``levels`` = s itself. ``include_zero=False``: all
     2**bits levels from -c to c, evenly spaced, none of them 0, as the code of later papers has it.
@@ -31,7 +32,7 @@ class QSGD(LevelQuantizer[None]):
     min(d / (4 s**2), sqrt(d) / s) for linf; d / (2**bits - 1)**2 without zero; a contraction with delta = 1 - omega
     where omega < 1. A bucket with a NaN or an infinity decompresses to NaN.
 
-    Raises ``ValueError`` for bits outside 2 ... 8 (1 ... 8 without zero), levels outside 1 ... 127, both or neither of
+    Raises ``ValueError`` for bits outside 2 ... 8 (1 ... 8 without zero), levels outside 1 ... 255, both or neither of
     them, a bucket below 1 or another norm; ``TypeError`` for tensors that are not floating point.
     Alistarh et al., QSGD, NeurIPS 2017, arXiv:1610.02132. There the theory uses l2 and the experiments linf.
 
@@ -43,7 +44,7 @@ class QSGD(LevelQuantizer[None]):
 
     bits: int | None = None
     levels: int | None = None
-    bucket: int = 512
+    bucket: int | None = 512
     norm: Norm = "l2"
     _: KW_ONLY
     include_zero: bool = True
@@ -60,9 +61,10 @@ class QSGD(LevelQuantizer[None]):
             )
         if self.levels is not None:
             buckets.check_integer("QSGD", "levels", self.levels)
-        if self.levels is not None and not 1 <= self.levels <= 127:
-            raise ValueError(f"QSGD: levels must lie in 1 ... 127, got {self.levels}.")
-        buckets.check_bucket("QSGD", self.bucket)
+        if self.levels is not None and not 1 <= self.levels <= 255:
+            raise ValueError(f"QSGD: levels must lie in 1 ... 255, got {self.levels}.")
+        if self.bucket is not None:
+            buckets.check_bucket("QSGD", self.bucket)
         buckets.check_norm("QSGD", self.norm)
 
     @property
@@ -85,7 +87,10 @@ class QSGD(LevelQuantizer[None]):
         if not self.include_zero:
             return super()._rounded(u, shared, seed)
         s = self.intervals // 2
-        return (kernels.round_stochastic(u.abs() * s, seed).copysign(u) + s).to(torch.uint8)
+        at = u.abs() * s
+        if s > 127:  # here float32 has a last bit of 2**-16, so that what stands on a level may look as if it did not
+            at = torch.where((at - at.round()).abs() <= 2.0**-16, at.round(), at)
+        return (kernels.round_stochastic(at, seed).copysign(u) + s).to(symbol_type(2 * s + 1))
 
     def variance_bound(self, n: int) -> float:
         d = buckets.width(n, self.bucket)

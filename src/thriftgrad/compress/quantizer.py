@@ -27,6 +27,11 @@ def check_bits(name: str, bits: int, include_zero: bool) -> None:
         raise ValueError(f"{name}: bits must lie in {least} ... 8 (sign included), got {bits}{advice}.")
 
 
+def symbol_type(alphabet: int) -> torch.dtype:
+    """The type that holds one of so many symbols in memory; on the wire each takes ceil(log2 alphabet) bits."""
+    return torch.uint8 if alphabet <= 256 else torch.int16
+
+
 class LevelQuantizer(Compressor[State, Scales]):
     """C(x)_i = c times one of the two levels around x_i / c, at random so that E C(x)_i = x_i.
 
@@ -50,8 +55,9 @@ class LevelQuantizer(Compressor[State, Scales]):
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
         levels = self.table(shared)
         zero = (levels == 0).nonzero().view(-1).tolist()
+        alphabet = levels.numel()
         symbols = TensorSpec(
-            (spec.numel,), torch.uint8, spec.device, alphabet=levels.numel(), zero=zero[0] if zero else None
+            (spec.numel,), symbol_type(alphabet), spec.device, alphabet=alphabet, zero=zero[0] if zero else None
         )
         scales = TensorSpec((buckets.count(spec.numel, self.bucket),), torch.float32, spec.device)
         return Layout(spec, symbols, Scales(scales), repr(self), shared)  # type: ignore[arg-type]  # a tree of specs

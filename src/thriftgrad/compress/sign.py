@@ -8,28 +8,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
 
 
 class Magnitudes(NamedTuple):
     """The side information of a scaled sign."""
 
-    scale: Tensor  # float32[ceil(n / bucket)]: the mean magnitude of each bucket
+    scale: Tensor  # float32[ceil(n / bucket)]: the magnitude that each bucket's coordinates get
 
 
 @dataclass(frozen=True, repr=False)
 class Sign(Compressor[None, Magnitudes]):
-    """C(x)_i = m sign(x_i), m the mean magnitude of x_i's bucket; zero maps to +1.
+    """C(x)_i = c sign(x_i), c = |x|_m / d over the d coordinates of x_i's bucket; zero maps to +1.
 
-    ``bucket=None``: the whole tensor is one bucket. ``scaled=False``: m = 1, and only the bits travel (for votes).
+    ``order`` is the m of the norm: 1, the default, makes c the mean magnitude; a higher one makes it smaller.
+    ``bucket=None``: the whole tensor is one bucket. ``scaled=False``: c = 1, and only the bits travel (for votes).
     Wire: n bits, and one float32 per bucket if scaled.
 
-    Claims, if scaled: a contraction with delta = 1 / min(n, bucket); exactly, |x - C(x)|^2 = |x|^2 - |x|_1^2 / n in
-    each bucket, so delta is the ratio |x|_1^2 / (n |x|^2), which is 2 / pi on Gaussian data.
-    A bucket with a NaN or an infinity decompresses to NaN; unscaled, the whole tensor does.
+    Claims, if scaled, with d = min(n, bucket): a contraction with delta = 1 / d for m = 1 and d**(2/m - 2) for
+    m >= 2. For m = 1 exactly, |x - C(x)|^2 = |x|^2 - |x|_1^2 / d in each bucket, so delta is the ratio
+    |x|_1^2 / (d |x|^2), which is 2 / pi on Gaussian data. A bucket with a NaN or an infinity decompresses to NaN;
+    unscaled, the whole tensor does.
 
-    Raises ``ValueError`` for a bucket below 1 or a bucket without a scale; ``TypeError`` for tensors that are not
-    floating point. Karimireddy et al., Error Feedback Fixes SignSGD, 2019, arXiv:1901.09847.
+    Raises ``ValueError`` for a bucket or an order below 1, and for a bucket or an order without a scale;
+    ``TypeError`` for an order that is no integer and tensors that are not floating point.
+    Karimireddy et al., Error Feedback Fixes SignSGD, 2019, arXiv:1901.09847; higher orders: Basu et al.,
+    Qsparse-local-SGD, 2019, arXiv:1906.02367, Lemma 3.
 
     >>> import torch; from thriftgrad import Key, Sign
     >>> payload, _ = Sign().compress(torch.tensor([3.0, -1.0, 0.5, -2.0, 0.0]), None, Key(0))
@@ -39,12 +44,18 @@ class Sign(Compressor[None, Magnitudes]):
 
     bucket: int | None = None
     scaled: bool = True
+    order: int = 1
 
     def __post_init__(self) -> None:
         if self.bucket is not None and self.bucket < 1:
             raise ValueError(f"Sign: bucket must be at least 1, got {self.bucket}.")
         if self.bucket is not None and not self.scaled:
             raise ValueError(f"Sign: bucket={self.bucket} has no effect where scaled is False; leave one of them out.")
+        check_integer("Sign", "order", self.order)
+        if self.order < 1:
+            raise ValueError(f"Sign: order must be at least 1, got {self.order}.")
+        if self.order > 1 and not self.scaled:
+            raise ValueError(f"Sign: order={self.order} has no effect where scaled is False; leave one of them out.")
 
     def init(self, spec: TensorSpec) -> None:
         return None
@@ -74,12 +85,24 @@ class Sign(Compressor[None, Magnitudes]):
         rows = torch.nn.functional.pad(flat, (0, -flat.numel() % width)).view(-1, width)
         sizes = torch.full((rows.shape[0],), width, dtype=torch.float64, device=flat.device)
         sizes[-1:] -= -flat.numel() % width
-        means = (rows.abs().sum(1, dtype=torch.float64) / sizes).to(torch.float32)
-        means = means if self.scaled else torch.ones_like(means)
-        return torch.where(rows.isfinite().all(1), means, torch.nan)
+        scale = (self._norms(rows.abs()) / sizes).to(torch.float32)
+        scale = scale if self.scaled else torch.ones_like(scale)
+        return torch.where(rows.isfinite().all(1), scale, torch.nan)
+
+    def _norms(self, magnitudes: Tensor) -> Tensor:
+        """|x|_m of each row, float64; over the largest magnitude, because the m-th power of 1e30 may be no float64."""
+        if self.order == 1 or not magnitudes.numel():
+            return magnitudes.sum(1, dtype=torch.float64)
+        wide = magnitudes.to(torch.float64)
+        largest = wide.amax(1)
+        shares = wide / torch.where(largest > 0, largest, 1.0)[:, None]
+        return largest * shares.pow(self.order).sum(1).pow(1 / self.order)
 
     def contraction(self, n: int) -> float | None:
-        return 1 / self._width(n) if self.scaled else None
+        if not self.scaled:
+            return None
+        d = self._width(n)
+        return 1 / d if self.order == 1 else float(d) ** (2 / self.order - 2)
 
 
 @dataclass(frozen=True, repr=False)
