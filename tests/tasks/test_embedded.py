@@ -39,7 +39,7 @@ def task(request):
 
 
 # Steps of two workers, and the quality that they reach with a margin.
-SHORT = {"digits": (60, 0.9), "digits32": (60, 0.6), "logreg": (100, 0.006), "text": (30, 5.5)}
+SHORT = {"digits": (60, 0.9), "digits32": (60, 0.6), "logreg": (100, 0.006), "softmax": (60, 0.85), "text": (30, 5.5)}
 
 
 def test_a_short_training_improves_the_quality(task):

@@ -43,6 +43,7 @@ def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) 
     from thriftgrad.tasks.digits import digits, digits32
     from thriftgrad.tasks.logreg import logreg
     from thriftgrad.tasks.own_images import cifar10, images, mnist
+    from thriftgrad.tasks.softmax import softmax
     from thriftgrad.tasks.text import text
     from thriftgrad.tasks.tokens import tokens
 
@@ -50,4 +51,5 @@ def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) 
         return images(data_dir, 64 if image_size is None else image_size)
     if name in OWN_DATA:
         return {"cifar10": cifar10, "mnist": mnist, "tokens": tokens}[name](data_dir)
-    return {"digits": digits, "digits32": digits32, "logreg": logreg, "text": text}[name]()
+    embedded = {"digits": digits, "digits32": digits32, "logreg": logreg, "softmax": softmax, "text": text}
+    return embedded[name]()
