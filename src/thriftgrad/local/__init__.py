@@ -1,7 +1,11 @@
 """Local methods: workers that train on their own and synchronise now and then."""
 
 from thriftgrad.local.async_server import AsyncServer
+from thriftgrad.local.caller import Caller
+from thriftgrad.local.clock import tick
+from thriftgrad.local.hub import Hub
 from thriftgrad.local.inner import Inner, InnerAdamW, InnerSGD
+from thriftgrad.local.letters import Verdict
 from thriftgrad.local.method import LocalMethod
 from thriftgrad.local.outer import Average, Outer, OuterSGD, OuterSign, SlowMo
 from thriftgrad.local.replica import Replica, learning_rates_of
@@ -11,7 +15,9 @@ __all__ = [
     "AsyncServer",
     "At",
     "Average",
+    "Caller",
     "Every",
+    "Hub",
     "Inner",
     "InnerAdamW",
     "InnerSGD",
@@ -26,5 +32,7 @@ __all__ = [
     "Schedule",
     "SlowMo",
     "Streaming",
+    "Verdict",
     "learning_rates_of",
+    "tick",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from thriftgrad.core import Compressor, TensorSpec, check_takes_tensors
 from thriftgrad.core.compressor import Expression
+from thriftgrad.core.tree import leaves
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,11 +20,11 @@ class AsyncServer(Expression):
     again, with a memory at the server. A worker gets all changes since its last visit, or a dense copy of the model
     where that is smaller; ``Identity()`` is always that copy.
 
-    ``max_staleness``: a drift measured from a model more than so many changes old is not applied; the worker keeps all
-    of it in its memory. None: any age will do.
+    ``max_staleness``: a drift measured from a model more than so many changes old is not applied; the worker takes it
+    along to the new model and brings it next time, so it must come in time now and then. None: any age will do.
 
-    Raises ``ValueError`` for a compressor that must agree with other workers first or takes all tensors as one, or a
-    negative staleness.
+    Raises ``ValueError`` for a compressor that must agree with other workers first, changes its levels as steps go by
+    or takes all tensors as one, or a negative staleness.
     Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367, Algorithm 2; ``down``: Tang et al., DoubleSqueeze, 2019,
     arXiv:1905.05957.
     """
@@ -38,10 +39,12 @@ class AsyncServer(Expression):
                 continue
             check_takes_tensors(compressor, f"AsyncServer ({name})")
             assert isinstance(compressor, Compressor)
-            if not compressor.per_tensor or compressor.due(compressor.init(TensorSpec((1,)))):
+            state = compressor.init(TensorSpec((1,)))
+            changing = compressor.due(state) or list(leaves(compressor.shared(state)))
+            if changing or not compressor.per_tensor:
                 raise ValueError(
-                    f"AsyncServer ({name}): {compressor!r} needs the other workers, who are elsewhere in time; use "
-                    "fixed levels, tensor by tensor."
+                    f"AsyncServer ({name}): {compressor!r} needs the other workers or their step, and they are "
+                    "elsewhere in time; use fixed levels, tensor by tensor."
                 )
         if self.max_staleness is not None and self.max_staleness < 0:
             raise ValueError(f"AsyncServer: max_staleness cannot be negative, got {self.max_staleness}.")
