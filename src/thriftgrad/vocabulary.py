@@ -8,6 +8,7 @@ from typing import Any
 
 from thriftgrad import aggregate, compress, local, recipes
 from thriftgrad.comm import LinkModel
+from thriftgrad.compress import qsparse
 from thriftgrad.core import ErrorFeedback, Shrink
 from thriftgrad.core.compressor import Expression
 from thriftgrad.core.expression import evaluate
@@ -20,7 +21,9 @@ def names() -> dict[str, Callable[..., Any]]:
     words: dict[str, Callable[..., Any]] = {cls.__name__: cls for cls in (ErrorFeedback, Shrink, Method, LinkModel)}
     for module in (compress, coders, aggregate, local):
         words |= {name: thing for name, thing in vars(module).items() if _is_constructor(thing)}
-    return words | {name: getattr(recipes, name) for name in recipes.__all__}
+    for named in (qsparse, recipes):
+        words |= {name: getattr(named, name) for name in named.__all__}
+    return words
 
 
 def _is_constructor(thing: Any) -> bool:

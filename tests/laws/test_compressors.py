@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from samples import compressed, same_bits, vector
-from thriftgrad import Key, RandomK, TensorSpec
+from thriftgrad import Key, RandomBlock, RandomK, TensorSpec
 from thriftgrad.core import Compressor, LinearCompressor
 from thriftgrad.core.tree import leaves
 
@@ -128,9 +128,9 @@ def test_what_is_not_finite_comes_out_so(compressor: Compressor[Any, Any], bad: 
 
 
 def drawn_at_random(compressor: Compressor[Any, Any]) -> bool:
-    """RandomK looks at no coordinate but those it draws, so one bad coordinate may stay behind. The aggregators
-    therefore replace all of a worker's tensors by NaN as soon as one coordinate is bad."""
-    return any(isinstance(part, RandomK) for part in zoo.parts(compressor))
+    """RandomK and RandomBlock look at no coordinate but those they draw, so one bad coordinate may stay behind. The
+    aggregators therefore replace all of a worker's tensors by NaN as soon as one coordinate is bad."""
+    return any(isinstance(part, RandomK | RandomBlock) for part in zoo.parts(compressor))
 
 
 @EVERY
@@ -165,6 +165,11 @@ def test_linearity_is_a_type() -> None:
         "RandomK(fraction=0.25) >> Cast(to='bf16')",
         "Shrink(compressor=RandomK(fraction=0.25)) >> Cast(to='bf16')",
         "RandomK(fraction=0.5, rescale=False) >> RandomK(fraction=0.5, rescale=False)",
+        "Tile()",
+        "DCT()",
+        "RandomBlock(fraction=0.25)",
+        "RandomBlock(k=60) >> Cast(to='bf16')",
+        "ErrorFeedback(compressor=RandomBlock(fraction=0.25))",
         "ErrorFeedback(compressor=Cast(to='bf16'))",
         "ErrorFeedback(compressor=RandomK(fraction=0.25, rescale=False))",
     }

@@ -24,7 +24,7 @@ COMBINATORS = [
     and cls not in (Compressor, LinearCompressor)
 ]
 CLASSES = [
-    *(getattr(compress, name) for name in compress.__all__),
+    *(made for name in compress.__all__ if isinstance(made := getattr(compress, name), type)),
     *(getattr(aggregate, name) for name in aggregate.__all__ if name not in ABSTRACT),
     *(getattr(coders, name) for name in coders.__all__ if name != "Coder"),
     *COMBINATORS,

@@ -104,9 +104,14 @@ class TopK(Compressor[None, Support]):
         return share.kept(n, self.fraction, self.k) / n if n else 1.0
 
 
+def magnitudes(flat: Tensor) -> Tensor:
+    """What coordinates are ranked by: NaN counts as an infinity."""
+    return flat.abs().nan_to_num(torch.inf, posinf=torch.inf)
+
+
 def largest(flat: Tensor, k: int) -> Tensor:
     """Indices of the k largest magnitudes, ascending; ties to the lowest index, which torch.topk does not promise."""
-    magnitude = flat.abs().nan_to_num(torch.inf, posinf=torch.inf)
+    magnitude = magnitudes(flat)
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=flat.device)
     threshold = magnitude.topk(k).values[-1]

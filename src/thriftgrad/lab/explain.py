@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from math import isqrt
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from rich.console import Group, RenderableType
@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from thriftgrad import kernels, recipes, vocabulary, wire
+from thriftgrad import kernels, vocabulary, wire
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.comm import Ledger, simulate
 from thriftgrad.core import Compressor, Key, LinearCompressor, TensorSpec
@@ -56,9 +56,10 @@ def explain(text: str, size: int, workers: int) -> Group:
         raise ComparisonError(f"explain: {text!r} is no compressor, aggregator or method; try qsgd or TopK(k=10).")
 
     stories = [(type(part).__name__.removeprefix("Linear"), story(part)) for part in parts(shown)]
-    recipe = re.match(r"\w*", text.strip())[0]  # type: ignore[index]  # it matches everything
-    if recipe in recipes.__all__:
-        stories.insert(0, (recipe, prose(getattr(recipes, recipe))))
+    first = re.match(r"\w*", text.strip())[0]  # type: ignore[index]  # it matches everything
+    word = vocabulary.names().get(first)
+    if word is not None and not isinstance(word, type):  # a function, of which the value shows no trace
+        stories.insert(0, (first, prose(word)))
     blocks: list[RenderableType] = [Text(repr(value), style="bold"), Text("")]
     for name, told in stories:
         blocks += [Text(name, style="bold cyan"), Padding(Text(told), (0, 0, 1, 2))]
@@ -124,10 +125,10 @@ def prose(thing: Any) -> str:
 
 
 def _kind(word: Any) -> str:
-    if not isinstance(word, type):
-        return "Recipes"
+    made = word if isinstance(word, type) else get_type_hints(word)["return"]
     kinds = {Coder: "Coders", Compressor: "Compressors", Aggregator: "Aggregators"}
-    return next((title for kind, title in kinds.items() if issubclass(word, kind)), "And")
+    of_its_own = "And" if isinstance(word, type) else "Recipes"
+    return next((title for kind, title in kinds.items() if issubclass(made, kind)), of_its_own)
 
 
 def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]]:
