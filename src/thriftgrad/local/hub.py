@@ -38,7 +38,8 @@ class Tally:
     @property
     def mean_staleness(self) -> float:
         """NaN if nothing was applied."""
-        return sum(age * n for age, n in self.staleness.items()) / self.applied if self.applied else float("nan")
+        counted = self.staleness.total()
+        return sum(age * n for age, n in self.staleness.items()) / counted if counted else float("nan")
 
 
 class Hub:

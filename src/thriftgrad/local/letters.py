@@ -25,6 +25,7 @@ _CHECKSUM = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size + _CHECKSUM.size
 _COUNT, _MESSAGE = struct.Struct("<I"), struct.Struct("<IQ")
 _DENSE = 0x80
+_GOODBYE = 2
 
 FRESH = 2**64 - 1
 """The version of who holds no model of the server's yet."""
@@ -65,6 +66,16 @@ class Reply(NamedTuple):
     version: int
     dense: Tensor | None
     changes: tuple[Change, ...]
+
+
+def goodbye() -> Tensor:
+    """The letter of a worker that has finished, and its echo."""
+    return _letter(b"TP", _GOODBYE, 0, b"")
+
+
+def is_goodbye(letter: Tensor) -> bool:
+    """Whether it is that letter."""
+    return torch.equal(letter, goodbye())
 
 
 def write_push(push: Push) -> Tensor:

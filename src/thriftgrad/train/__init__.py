@@ -1,9 +1,26 @@
 """Adapters to PyTorch training loops; no algorithm lives here."""
 
+from thriftgrad.train.connection import ServerGoneError
 from thriftgrad.train.ddp import attach
 from thriftgrad.train.handle import Handle
 from thriftgrad.train.local import LocalUpdates
 from thriftgrad.train.method import Method
+from thriftgrad.train.remote import RemoteCaller
+from thriftgrad.train.report import ServerReport, WorkerReport
+from thriftgrad.train.server import Server, serve
 from thriftgrad.train.stats import LocalStats, Stats
 
-__all__ = ["Handle", "LocalStats", "LocalUpdates", "Method", "Stats", "attach"]
+__all__ = [
+    "Handle",
+    "LocalStats",
+    "LocalUpdates",
+    "Method",
+    "RemoteCaller",
+    "Server",
+    "ServerGoneError",
+    "ServerReport",
+    "Stats",
+    "WorkerReport",
+    "attach",
+    "serve",
+]
