@@ -16,7 +16,7 @@ from thriftgrad.lab.books import Books, Meter, all_finite, evaluation
 from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.distortion import levels_of, mean_gradient, measure
 from thriftgrad.lab.load import Evaluation, Levels
-from thriftgrad.local import LocalMethod, Replica, learning_rates_of
+from thriftgrad.local import Caller, Hub, LocalMethod, Replica, learning_rates_of, tick
 from thriftgrad.local.replica import Exchanged
 from thriftgrad.tasks.task import Task
 
@@ -43,7 +43,7 @@ def train_local(
     shared = task.build(seed)
     elements = sum(p.numel() for p in _parameters(shared).values())
     books = Books(cluster, elements, Meter(links))
-    crew = Gathered(method, models, optimizers, books, seed)
+    crew = (Calling if method.asynchronous else Gathered)(method, models, optimizers, books, seed)
     compute_seconds = 0.0
     losses: list[list[float]] = [[nan] for _ in models]  # of each local worker, since the last evaluation
 
@@ -78,6 +78,16 @@ def train_local(
 
 class Crew(ABC):
     """The local workers of a local method, between their steps."""
+
+    @abstractmethod
+    def __init__(
+        self,
+        method: LocalMethod,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        books: Books,
+        seed: int,
+    ) -> None: ...
 
     @abstractmethod
     def after_step(self, step: int, measured: bool) -> None:
@@ -141,6 +151,41 @@ class Gathered(Crew):
 
     def levels(self) -> Levels | None:
         return levels_of([state for part in self.replicas[0].parts for state in part.exchange])
+
+
+class Calling(Crew):
+    """Workers that come to a server, each at steps of its own on one clock; all in this process."""
+
+    def __init__(
+        self,
+        method: LocalMethod,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        books: Books,
+        seed: int,
+    ) -> None:
+        self.models, self.optimizers, self.books = models, optimizers, books
+        workers = len(models)
+        self.hub = Hub(method, _parameters(models[0]), workers, seed, _buffers(models[0]))
+        self.callers = [
+            Caller(method, _parameters(model), rank, workers, seed, _buffers(model))
+            for rank, model in enumerate(models)
+        ]
+
+    def after_step(self, step: int, measured: bool) -> None:
+        for caller in self.callers:
+            caller.advance()
+        rates = [
+            learning_rates_of(optimizer, caller.parameters)
+            for optimizer, caller in zip(self.optimizers, self.callers, strict=True)
+        ]
+        tick(self.hub, self.callers, [c.rank for c in self.callers if c.due()], rates, self.books.meter)
+
+    def show(self, shared: nn.Module) -> None:
+        load(shared, self.hub.model(), list(self.models[0].buffers()))
+
+    def levels(self) -> None:
+        return None  # an AsyncServer takes fixed levels
 
 
 def load(shared: nn.Module, anchors: Mapping[str, Tensor], buffers: Sequence[Tensor]) -> None:

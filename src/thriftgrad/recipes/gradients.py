@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from thriftgrad.aggregate import (
+    Aggregator,
     AllGather,
     AllReduce,
+    LocalClip,
     LocalMomentum,
     ParameterServer,
     PowerSGD,
@@ -23,6 +25,7 @@ from thriftgrad.compress import (
     QSGD,
     Cast,
     Identity,
+    MomentumCorrection,
     NaturalCompression,
     OneBit,
     RandomK,
@@ -30,6 +33,7 @@ from thriftgrad.compress import (
     TernGrad,
     TopK,
     Vote,
+    WarmUp,
 )
 from thriftgrad.core import ErrorFeedback
 from thriftgrad.core.expression import nearest
@@ -247,6 +251,35 @@ def power_sgd(rank: int = 2, momentum: float = 0.9) -> Method:
     """
     paper = "Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727"
     return Method(PowerSGD(rank=rank), momentum=momentum, paper=paper)
+
+
+def dgc(
+    fraction: float = 0.001,
+    momentum: float = 0.9,
+    clip: float | None = None,
+    warm_up_every: int | None = None,
+    nesterov: bool = False,
+) -> Method:
+    """The largest coordinates of each worker's accumulated momentum, gathered by all: Deep Gradient Compression.
+
+    Momentum sits on each worker, before compression, and is zeroed where a coordinate is sent (factor masking); none
+    follows. ``clip``: each tensor of a gradient is first scaled to at most this l2 norm over the square root of
+    the number of workers. ``warm_up_every``: steps (the paper: an epoch) at each of the keep fractions 1/4, 1/16, 1/64
+    and 1/250 before ``fraction``.
+    Lin et al., Deep Gradient Compression, ICLR 2018, arXiv:1712.01887. Differs: the largest are found exactly,
+    where the paper samples a threshold, and small tensors are compressed like the others.
+    """
+    final = TopK(fraction=fraction)
+    stages = tuple(TopK(fraction=share) for share in _DGC_WARM_UP if share > fraction)
+    chosen = final if warm_up_every is None else WarmUp((*stages, final), every=warm_up_every)
+    aggregator: Aggregator[Any] = AllGather(MomentumCorrection(chosen, momentum=momentum, nesterov=nesterov))
+    aggregator = aggregator if clip is None else LocalClip(aggregator, threshold=clip)
+    place = f"{momentum} on each worker, before compression"
+    paper = "Lin et al., Deep Gradient Compression, ICLR 2018, arXiv:1712.01887"
+    return Method(aggregator, momentum=0.0, momentum_place=place, paper=paper)
+
+
+_DGC_WARM_UP = (1 / 4, 1 / 16, 1 / 64, 1 / 250)
 
 
 def double_squeeze(fraction: float = 0.01, momentum: float = 0.9) -> Method:
