@@ -31,6 +31,7 @@ from thriftgrad.compress import (
     EDEN,
     NUQSGD,
     QSGD,
+    BinMeans,
     Cast,
     ChunkedTopK,
     Identity,
@@ -118,6 +119,10 @@ DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     SmallFloat("e3m0", bucket=None),
     ErrorFeedback(SmallFloat("e3m0")),
     TopK(fraction=0.2) >> SmallFloat("e2m1") >> Huffman(),
+    BinMeans(bits=1),
+    BinMeans(bits=3, bucket=16),
+    BinMeans(bits=8) >> ANS(),
+    ErrorFeedback(ChunkedTopK(k=4, chunk=16) >> BinMeans(bits=2), decay=0.95),
 )
 
 RANDOM: tuple[Compressor[Any, Any], ...] = (

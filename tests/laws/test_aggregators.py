@@ -26,7 +26,7 @@ from thriftgrad import (
     TensorSpec,
     TopK,
 )
-from thriftgrad.aggregate import LocalMomentum
+from thriftgrad.aggregate import InBasis, LocalClip, LocalMomentum
 from thriftgrad.core.tree import leaves
 
 EVERY = pytest.mark.parametrize("aggregator", zoo.AGGREGATORS, ids=repr)
@@ -39,6 +39,8 @@ EXACT = [
     PowerSGD(rank=100, min_compression_rate=0),
     PowerSGD(rank=1, start_after=9),
     LocalMomentum(AllGather(Identity()), beta=0.0),
+    LocalClip(AllGather(Identity()), threshold=1e6),
+    InBasis(Identity(), AllGather(Identity())),
     Partition({"numel<10": AllReduce(Identity()), "rest": AllGather(Identity())}),
 ]
 
@@ -90,11 +92,12 @@ def test_without_loss_the_estimate_is_the_mean(aggregator: Any, world: int) -> N
 
 @EVERY
 def test_the_estimate_follows_the_mean(aggregator: Any) -> None:
-    """Doubling all gradients doubles the estimate, and turning them round turns it; votes have no length."""
+    """Doubling all gradients doubles the estimate, and turning them round turns it; votes and what is clipped have no
+    length."""
     tensors = gradients(2)
     once = first_step(aggregator, tensors)[0]
     twice = first_step(aggregator, [[-2 * x for x in mine] for mine in tensors])[0]
-    factor = -1 if "Vote" in repr(aggregator) else -2
+    factor = -1 if any(name in repr(aggregator) for name in ("Vote", "LocalClip")) else -2
     for a, b in zip(once, twice, strict=True):
         torch.testing.assert_close(factor * a, b, rtol=1e-5, atol=1e-6)
 
