@@ -37,7 +37,7 @@ MAY_TALK = ("comm/run.py", "train/", "lab/")
 
 PUBLIC = [
     *("Key", "TensorSpec", "Payload", "PayloadError", "Identity", "Cast", "QSGD", "TopK", "RandomK", "Sign"),
-    *("SmallFloat", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
+    *("SmallFloat", "BinMeans", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
     *("ChunkedTopK", "RandomBlock", "SignTopK", "QTopK", "QRandK", "Tile", "DCT"),
     *("NaturalCompression", "OneBit", "EDEN", "DRIVE", "Elias", "Huffman", "GolombRice", "ANS", "Zstd"),
     *("MomentumCorrection", "WarmUp"),

@@ -1,6 +1,7 @@
 """Compressors, one method (or one tight family) to a file; importing it here is all the registration there is."""
 
 from thriftgrad.compress.alq import ALQ, ALQ_N, AMQ, AMQ_N
+from thriftgrad.compress.bin_means import BinMeans
 from thriftgrad.compress.cast import Cast
 from thriftgrad.compress.chunked_top_k import ChunkedTopK
 from thriftgrad.compress.identity import Identity
@@ -31,6 +32,7 @@ __all__ = [
     "EDEN",
     "NUQSGD",
     "QSGD",
+    "BinMeans",
     "Cast",
     "ChunkedTopK",
     "Identity",
