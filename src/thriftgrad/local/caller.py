@@ -58,7 +58,7 @@ class Caller:
         self.verdicts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
         self.anchor = self.terms.start
         self.states = tuple(state.inner for state in self.terms.up_states)
-        self.learning_rates = (float("inf"),) * len(self.anchor)  # the inner ones at the last sync
+        self.learning_rates = (0.0,) * len(self.anchor)  # the inner ones at the last sync
         self._pending: Pending | None = None
 
     def advance(self) -> None:

@@ -25,7 +25,7 @@ class Part(NamedTuple):
     anchors: tuple[Tensor, ...]  # the last model that all workers shared, float32 or float64
     exchange: tuple[TensorState, ...]
     outer: tuple[Any, ...]
-    learning_rates: tuple[float, ...]  # the inner ones at the last sync; infinite before the first
+    learning_rates: tuple[float, ...]  # the inner ones at the last sync; 0 before the first
 
 
 class Exchanged(NamedTuple):
@@ -68,7 +68,7 @@ class Replica:
         specs = [TensorSpec.of(anchor, name) for anchor, name in zip(anchors, members, strict=True)]
         exchange = self.aggregator.init(specs)
         outer = tuple(self.method.outer.init(spec) for spec in specs)
-        return Part(anchors, exchange, outer, (float("inf"),) * len(members))
+        return Part(anchors, exchange, outer, (0.0,) * len(members))
 
     def _divided(self, buffers: Mapping[str, Tensor]) -> list[list[Tensor]]:
         """Each buffer in the part of its module's parameters, or in the first."""

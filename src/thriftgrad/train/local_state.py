@@ -83,7 +83,7 @@ def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, r
         anchors.append(_like(anchor, saved, f"{at}anchor/{spec.name}"))
         exchange.append(restore(replica.aggregator, spec, rank, world, path, mine))
         outers.append(None if outer is None else _like(outer, saved, f"{at}outer/{spec.name}"))
-        rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", "inf")))
+        rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", 0.0)))
     return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
 
 
