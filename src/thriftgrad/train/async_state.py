@@ -71,7 +71,7 @@ def read_caller(caller: Caller, saved: Mapping[str, Any]) -> str:
         anchors.append(_like(start, saved, f"anchor/{spec.name}"))
         local.append(_like(parameter, saved, f"local/{spec.name}"))
         states.append(restore(up, spec, caller.rank, workers, path, _below(saved, path)).inner)
-        rates.append(float(saved.get(f"learning_rate/{spec.name}", "inf")))
+        rates.append(float(saved.get(f"learning_rate/{spec.name}", 0.0)))
     caller.restart(int(saved["step"]), int(saved["commits"]), int(saved["applied"]), anchors, states, rates)
     with torch.no_grad():
         for parameter, x in zip(caller.parameters.values(), local, strict=True):
