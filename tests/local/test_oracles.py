@@ -297,5 +297,7 @@ def test_statistics_by_hand() -> None:
     np.testing.assert_allclose(oracles.statistics(np.array([0.0, 2, 4])), [0, 2, 4], **EXACT)
     # Mean 2.5, variance 5/3: bins of 1.936; (-1.5, -.5, .5, 1.5) fall into 1, 2, 2, 3.
     np.testing.assert_allclose(oracles.statistics(np.array([1.0, 2, 3, 4])), [1, 2.5, 2.5, 4], **EXACT)
+    # Variance 2, over n - 1: bins of 2.12, so both fall into 2; over n they would be 1.5 and keep them apart.
+    np.testing.assert_allclose(oracles.statistics(np.array([-1.0, 1])), [0, 0], **EXACT)
     np.testing.assert_array_equal(oracles.statistics(np.full(3, 7.0)), [7, 7, 7])
     np.testing.assert_array_equal(oracles.statistics(np.array([7.0])), [7])
