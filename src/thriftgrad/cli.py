@@ -125,13 +125,13 @@ def report(
 
 @app.command()
 def explain(
-    expression: Annotated[str, typer.Argument(help="A compressor, aggregator or method.", show_default=False)],
+    expression: Annotated[str, typer.Argument(help="A compressor, aggregator, schedule or method.", show_default=False)],
     size: Annotated[
         int, typer.Option(help="Elements of the tensor, taken as a square matrix where rank matters.")
     ] = 1_000_000,
     workers: Annotated[int, typer.Option(help="Workers in the exchange.")] = 4,
 ) -> None:
-    """Say what an expression stands for: its formula and claims, its bytes for a tensor of a given size, its paper."""
+    """Say what an expression stands for: formula, claims, schedule, bytes for a tensor of a given size, paper."""
     from thriftgrad.lab.explain import explain as explained
 
     _console().print(explained(expression, size, workers))

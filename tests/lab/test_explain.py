@@ -1,6 +1,7 @@
 """Every word explains itself, and its numbers are those of the wire and the ledger."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from thriftgrad import Key, Ledger, TensorSpec, kernels, parse, recipes, simulat
 from thriftgrad.lab.comparison import ComparisonError
 from thriftgrad.lab.explain import explain, overview, prose
 from thriftgrad.lab.table import human_bytes
+from thriftgrad.local import LocalMethod
 
 COMPRESSORS = [
     "Identity",
@@ -63,6 +65,11 @@ def test_a_compressors_bytes_are_its_payloads_on_the_wire(text):
     assert fact(shown, "variance bound omega") == ("none claimed" if omega is None else f"{omega:.4g}")
 
 
+def cells(text, name):
+    """The cells of the row of the table of bytes that begins with this name."""
+    return re.split(r"\s{2,}", fact(text, name))
+
+
 def booked(aggregator, shape, workers):
     """What the ledger says of two exchanges, less what it says of one."""
     spec, books = TensorSpec(shape), []
@@ -92,11 +99,14 @@ def test_a_recipe_tells_its_own_story_its_paper_and_where_momentum_sits(name):
     shown = told(explain(name, 1000, 2), width=2000)
     assert f"\n{name}\n" in shown
     assert prose(getattr(recipes, name)).splitlines()[0] in shown
-    assert fact(shown, "momentum") == f"{method.momentum or ''} {method.momentum_place}".strip()
+    assert fact(shown, "momentum") == method.momentum_described
     if method.paper:
         assert fact(shown, "paper") == method.paper
     up, down = booked(method.aggregator, (25, 40), 2)
-    assert fact(shown, "link bytes a worker and step") == f"{human_bytes(up)} up, {human_bytes(down)} down"
+    if isinstance(method, LocalMethod):
+        assert cells(shown, "link, a sync") == [human_bytes(up), human_bytes(down), human_bytes(up + down)]
+    else:
+        assert fact(shown, "link bytes a worker and step") == f"{human_bytes(up)} up, {human_bytes(down)} down"
 
 
 def test_against_a_ring():
@@ -129,7 +139,13 @@ def test_what_has_no_effect_on_this_tensor_is_noted_once(recwarn):
         ("qsgd", 0, 4, "explain: it takes 1 to 100,000,000 elements and at least one worker, got 0 and 4."),
         ("qsgd", 10**9, 4, "1 to 100,000,000 elements and at least one worker, got 1,000,000,000 and 4."),
         ("qsgd", 10, -1, "at least one worker, got 10 and -1."),
-        ("LinkModel(1e8)", 10, 2, "explain: 'LinkModel(1e8)' is no compressor, aggregator or method; try qsgd or TopK"),
+        (
+            "LinkModel(1e8)",
+            10,
+            2,
+            "explain: 'LinkModel(1e8)' is no compressor, aggregator, schedule or method; try qsgd, TopK(k=10) or "
+            "Every(8).",
+        ),
         ("AllReduce(TopK(k=3))", 10, 2, "AllReduce needs a linear compressor, and TopK(k=3) is not"),
     ],
 )
@@ -139,15 +155,42 @@ def test_what_cannot_be_explained(text, size, workers, sentence):
     assert sentence in str(caught.value)
 
 
+HEADINGS = [
+    "Recipes: gradients at every step",
+    "Recipes: local updates",
+    "Compressors",
+    "Coders",
+    "Aggregators",
+    "Schedules",
+    "Inner and outer optimisers",
+    "And",
+]
+
+
+def test_a_schedule_for_another_number_of_workers():
+    with pytest.raises(ValueError, match="2 schedules for 3 workers; give one for each"):
+        explain("PerWorker((Every(2), Every(3)))", 10, 3)
+
+
 def test_the_overview_has_a_line_for_every_word_and_fits_80_columns():
     shown = told(overview(), width=80)
     lines = shown.splitlines()
-    first_words = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert sorted(set(first_words) - {"Recipes", "Compressors", "Coders", "Aggregators", "And"}) == sorted(
-        vocabulary.names()
-    )
+    words = {line.split()[0] for line in lines if not line.startswith(" ") and line not in HEADINGS}
+    assert words == set(vocabulary.names())
+    assert [line for line in lines if line in HEADINGS] == HEADINGS
     assert "``" not in shown
     assert max(map(len, lines)) <= 80
+
+
+def test_words_stand_under_their_headings():
+    shown = told(overview(), width=200)
+    under = dict(zip(HEADINGS, [set(part.split()) for part in re.split("|".join(HEADINGS), shown)[1:]], strict=True))
+    assert "top_k" in under["Recipes: gradients at every step"]
+    assert "diloco" in under["Recipes: local updates"]
+    assert "AsyncServer" in under["Aggregators"]
+    assert {"Every", "At", "RandomGaps", "PerWorker", "PostLocal", "Streaming"} <= under["Schedules"]
+    assert {"InnerSGD", "InnerAdamW", "Average", "SlowMo"} <= under["Inner and outer optimisers"]
+    assert {"LocalMethod", "Method", "LinkModel"} <= under["And"]
 
 
 def test_prose_flows_and_leaves_out_errors_and_examples():

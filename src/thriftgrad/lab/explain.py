@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from math import isqrt
 from typing import Any, get_type_hints
 
 import torch
@@ -16,13 +15,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from thriftgrad import kernels, vocabulary, wire
+from thriftgrad import vocabulary, wire
 from thriftgrad.aggregate import Aggregator
-from thriftgrad.comm import Ledger, simulate
+from thriftgrad.comm import Ledger
 from thriftgrad.core import Compressor, Key, LinearCompressor, TensorSpec
 from thriftgrad.core.compressor import Expression
+from thriftgrad.lab import explain_local
 from thriftgrad.lab.comparison import ComparisonError, read, ring_traffic
+from thriftgrad.lab.explain_local import Facts
 from thriftgrad.lab.table import human_bytes, significant
+from thriftgrad.local import AsyncServer, Inner, LocalMethod, Outer, Schedule
 from thriftgrad.train.method import Method
 from thriftgrad.wire.coders import Coder
 
@@ -35,25 +37,20 @@ ARXIV = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 def explain(text: str, size: int, workers: int) -> Group:
     """The explanation of an expression, for a tensor of ``size`` elements and so many workers, to be printed.
 
-    Raises ``ComparisonError`` for what is no expression of a compressor, aggregator or method, and for a size or a
-    number of workers out of range.
+    Raises ``ComparisonError`` for what is no expression of a compressor, aggregator, schedule or method, and for a
+    size or a number of workers out of range.
     """
     if not (1 <= size <= MOST_ELEMENTS and workers >= 1):
         raise ComparisonError(
             f"explain: it takes 1 to {MOST_ELEMENTS:,} elements and at least one worker, got {size:,} and {workers}."
         )
     value = read(text)
-    shown, facts = value.aggregator if isinstance(value, Method) else value, []
-    if isinstance(value, Method):
-        facts = [("paper", value.paper)] if value.paper else []
-        facts.append(("momentum", f"{value.momentum or ''} {value.momentum_place}".strip()))
-        value = replace(value, paper="")
-    if isinstance(shown, Aggregator):
-        facts += _traffic(shown, size, workers)
-    elif isinstance(shown, Compressor):
-        facts += _claims(shown, size)
-    else:
-        raise ComparisonError(f"explain: {text!r} is no compressor, aggregator or method; try qsgd or TopK(k=10).")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        facts, more = _told(value, text, size, workers)
+    facts += {str(warning.message): ("note", str(warning.message)) for warning in caught}.values()
+    value = replace(value, paper="") if isinstance(value, Method | LocalMethod) else value
+    shown = value.aggregator if isinstance(value, Method) else value
 
     stories = [(type(part).__name__.removeprefix("Linear"), story(part)) for part in parts(shown)]
     first = re.match(r"\w*", text.strip())[0]  # type: ignore[index]  # it matches everything
@@ -66,17 +63,47 @@ def explain(text: str, size: int, workers: int) -> Group:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for fact in facts:
         table.add_row(*fact)
-    blocks.append(table)
+    blocks += [table, *more] if facts else []
     papers = sorted({paper for _, told in stories for paper in ARXIV.findall(told)})
     if papers:
         blocks.append(Text("\nPapers: " + ", ".join(papers)))
     return Group(*blocks)
 
 
+def _told(value: Any, text: str, size: int, workers: int) -> tuple[Facts, list[RenderableType]]:
+    """The numbers of a value, and what stands below them."""
+    match value:
+        case LocalMethod():
+            facts = [*_paper(value), *explain_local.of_method(value, size, workers)]
+            return facts, [Text(""), explain_local.of_bytes(value, size, workers)]
+        case Schedule():
+            return explain_local.of_schedule(value, workers), []
+        case AsyncServer() | Inner() | Outer():
+            return [], []
+        case Method():
+            return [
+                *_paper(value),
+                ("momentum", value.momentum_described),
+                *_traffic(value.aggregator, size, workers),
+            ], []
+        case Aggregator():
+            return _traffic(value, size, workers), []
+        case Compressor():
+            return _claims(value, size), []
+    raise ComparisonError(
+        f"explain: {text!r} is no compressor, aggregator, schedule or method; try qsgd, TopK(k=10) or Every(8)."
+    )
+
+
+def _paper(method: Method | LocalMethod) -> Facts:
+    return [("paper", method.paper)] if method.paper else []
+
+
 def overview() -> Group:
     """Every word an expression may use, a line each."""
-    titles = ("Recipes", "Compressors", "Coders", "Aggregators", "And")
-    groups: dict[str, list[tuple[str, Any]]] = {title: [] for title in titles}
+    groups: dict[str, list[tuple[str, Any]]] = {
+        title: [] for title in (*RECIPES.values(), "Compressors", *KINDS.values(), AND)
+    }
     for name, word in sorted(vocabulary.names().items(), key=lambda pair: pair[0].lower()):
         groups[_kind(word)].append((name, word))
     tables: list[RenderableType] = []
@@ -124,11 +151,25 @@ def prose(thing: Any) -> str:
     return "\n\n".join(re.sub(r"\s*\n(?! )", " ", block).strip("\n") for block in re.split(r"\n\s*\n", text))
 
 
+KINDS = {  # a coder is a compressor too
+    Coder: "Coders",
+    Compressor: "Compressors",
+    Aggregator: "Aggregators",
+    AsyncServer: "Aggregators",
+    Schedule: "Schedules",
+    Inner: "Inner and outer optimisers",
+    Outer: "Inner and outer optimisers",
+}
+
+RECIPES = {Method: "Recipes: gradients at every step", LocalMethod: "Recipes: local updates"}
+AND = "And"
+
+
 def _kind(word: Any) -> str:
+    """Its heading: that of its class, or of what the function returns."""
     made = word if isinstance(word, type) else get_type_hints(word)["return"]
-    kinds = {Coder: "Coders", Compressor: "Compressors", Aggregator: "Aggregators"}
-    of_its_own = "And" if isinstance(word, type) else "Recipes"
-    return next((title for kind, title in kinds.items() if issubclass(made, kind)), of_its_own)
+    titles = KINDS if isinstance(word, type) else KINDS | RECIPES
+    return next((title for kind, title in titles.items() if issubclass(made, kind)), AND)
 
 
 def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]]:
@@ -140,7 +181,7 @@ def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]
     except TypeError as error:  # a coder alone
         raise ComparisonError(f"explain: {error}") from error
     if compressor.layout(spec).variable:
-        nbytes = compressor.compress(_gaussian(spec), compressor.init(spec), Key(0))[0].nbytes
+        nbytes = compressor.compress(explain_local.gaussian(spec), compressor.init(spec), Key(0))[0].nbytes
     of = "Gaussian numbers" if compressor.layout(spec).variable else "float32"
     return [
         ("unbiased", "yes" if compressor.unbiased else "no"),
@@ -157,18 +198,10 @@ def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]
 
 def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple[str, str]]:
     """What one exchange of a matrix of this size moves, counted in a simulation."""
-    side = next(side for side in range(isqrt(size), 0, -1) if size % side == 0)
-    spec, first, ledger = TensorSpec((side, size // side)), Ledger(), Ledger()
-    x = _gaussian(spec)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        states = [aggregator.init([spec]) for _ in range(workers)]
-    # The first exchange may fit levels; the second is like all that follow.
-    states = [state for _, state in simulate([aggregator.aggregate([x], state, Key(0)) for state in states], first)]
-    simulate([aggregator.aggregate([x], state, Key(1)) for state in states], ledger)
+    spec = explain_local.spec_of(size)
+    first, ledger = explain_local.exchanged(aggregator, spec, workers)
     facts = [
-        ("tensor", f"float32, Gaussian, {side:,} x {size // side:,}; {workers} workers"),
-        *{str(warning.message): ("note", str(warning.message)) for warning in caught}.values(),
+        ("tensor", f"float32, Gaussian, {spec.shape[0]:,} x {spec.shape[1]:,}; {workers} workers"),
         ("collectives a step", _listed(ledger.requests)),
         *([("at the first step, which fits levels", _listed(first.requests))] if _fits(first, ledger) else []),
         ("link bytes a worker and step", f"{human_bytes(ledger.up_bytes)} up, {human_bytes(ledger.down_bytes)} down"),
@@ -185,11 +218,6 @@ def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple
             )
         )
     return facts
-
-
-def _gaussian(spec: TensorSpec) -> torch.Tensor:
-    """A tensor of standard normal numbers, for bytes that depend on the data."""
-    return kernels.normal(spec.numel, seed=0).view(spec.shape)
 
 
 def _listed(requests: Mapping[str, int]) -> str:

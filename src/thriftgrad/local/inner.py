@@ -17,6 +17,11 @@ from thriftgrad.local.outer import check_momentum
 class Inner(Expression, ABC):
     """An optimiser of torch as a value; its state is a worker's own and is never exchanged or reset."""
 
+    @property
+    @abstractmethod
+    def momentum_described(self) -> str:
+        """In a few words; empty if it has none."""
+
     @abstractmethod
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """The optimiser of these parameters."""
@@ -35,6 +40,10 @@ class InnerSGD(Inner):
         if self.nesterov and not self.momentum:
             raise ValueError("InnerSGD: nesterov=True has no effect without momentum; give one or leave it out.")
         check_weight_decay("InnerSGD", self.weight_decay)
+
+    @property
+    def momentum_described(self) -> str:
+        return f"{self.momentum}{' Nesterov' if self.nesterov else ''}" if self.momentum else ""
 
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -59,6 +68,10 @@ class InnerAdamW(Inner):
             if not 0 <= beta < 1:
                 raise ValueError(f"InnerAdamW: {name} must lie in [0, 1), got {beta}.")
         check_weight_decay("InnerAdamW", self.weight_decay)
+
+    @property
+    def momentum_described(self) -> str:
+        return "AdamW's"
 
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)

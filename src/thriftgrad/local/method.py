@@ -89,7 +89,9 @@ class LocalMethod(Expression):
     @property
     def momentum_described(self) -> str:
         """In words, where momentum sits."""
-        return f"inner {self.inner!r}, outer {self.outer!r}"
+        places = ((self.inner, "on each worker"), (self.outer, "after aggregation"))
+        found = [f"{part.momentum_described} {place}" for part, place in places if part.momentum_described]
+        return " and ".join(found) or "none"
 
     def check(self, specs: Sequence[TensorSpec], world: int, steps: int) -> None:
         """Say, by an error or a warning, what about these tensors, so many workers or steps does not suit this method.

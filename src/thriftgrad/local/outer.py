@@ -21,6 +21,11 @@ class Outer(Expression, ABC, Generic[State]):
     eta is the inner learning rate, for those who measure in gradients.
     """
 
+    @property
+    def momentum_described(self) -> str:
+        """In a few words; empty if it has none."""
+        return ""
+
     @abstractmethod
     def init(self, spec: TensorSpec) -> State:
         """The state before the first sync."""
@@ -59,6 +64,10 @@ class OuterSGD(Outer[Tensor]):
         if self.nesterov and not self.momentum:
             raise ValueError("OuterSGD: nesterov=True has no effect without momentum; give one or nesterov=False.")
 
+    @property
+    def momentum_described(self) -> str:
+        return f"{self.momentum}{' Nesterov' if self.nesterov else ''}" if self.momentum else ""
+
     def init(self, spec: TensorSpec) -> Tensor:
         return spec.zeros()
 
@@ -82,6 +91,10 @@ class SlowMo(Outer[Tensor]):
     def __post_init__(self) -> None:
         check_rate("SlowMo", self.learning_rate)
         check_momentum("SlowMo", self.momentum)
+
+    @property
+    def momentum_described(self) -> str:
+        return f"{self.momentum} slow" if self.momentum else ""
 
     def init(self, spec: TensorSpec) -> Tensor:
         return spec.zeros()
