@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from distributed.ranks import on_ranks
@@ -20,6 +21,7 @@ from distributed.torchft_oracle import (
     torchft_traces,
 )
 from local import oracles
+from thriftgrad import AllReduce, Every, Identity, LocalMethod, LocalUpdates, OuterSGD, Streaming
 
 pytestmark = pytest.mark.xdist_group("distributed")
 
@@ -69,6 +71,40 @@ def test_the_plain_account_of_streaming_is_torchft_s(traces: list[dict[str, Trac
         np.testing.assert_allclose(
             [after.local[replica] for after in ours], vectors(theirs, "local"), rtol=0, atol=1e-10
         )
+
+
+def our_traces() -> dict[str, Trace]:
+    """What ``LocalUpdates`` makes of every setting on this rank; a function for ``on_ranks``."""
+    traces: dict[str, Trace] = {}
+    for name, setting in SETTINGS.items():
+        streams = setting.fragments > 1 or setting.delay
+        schedule = (
+            Streaming(SYNC_EVERY, setting.fragments, setting.delay, setting.alpha) if streams else Every(SYNC_EVERY)
+        )
+        net = model()
+        optimizer = setting.inner(net)
+        with LocalUpdates(net, LocalMethod(AllReduce(Identity()), schedule, outer=OuterSGD()), optimizer) as local:
+            trace = traces[name] = {"local": [], "anchor": []}
+            for step in range(INNER_STEPS + 1):
+                if step:
+                    optimizer.zero_grad()
+                    loss_of(net, dist.get_rank(), step).backward()
+                    optimizer.step()
+                    local.step()
+                trace["local"].append({each: p.detach().clone() for each, p in net.named_parameters()})
+                trace["anchor"].append({each: x.clone() for each, x in local.anchors().items()})
+    return traces
+
+
+def test_local_updates_train_as_torchft_does(traces: list[dict[str, Trace]]) -> None:
+    """The same inner and outer settings give the same parameters on every replica after every step."""
+    ours = on_ranks(REPLICAS, our_traces)
+    for name in SETTINGS:
+        for mine, theirs in zip(ours, traces, strict=True):
+            for which in ("local", "anchor"):
+                for here, there in zip(mine[name][which], theirs[name][which], strict=True):
+                    for each, x in here.items():
+                        torch.testing.assert_close(x, there[each], rtol=0, atol=1e-14)
 
 
 def test_replicas_of_torchft_part_and_meet(traces: list[dict[str, Trace]]) -> None:
