@@ -37,7 +37,7 @@ MAY_TALK = ("comm/run.py", "train/", "lab/")
 
 PUBLIC = [
     *("Key", "TensorSpec", "Payload", "PayloadError", "Identity", "Cast", "QSGD", "TopK", "RandomK", "Sign"),
-    *("SmallFloat", "BinMeans", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
+    *("SmallFloat", "BinMeans", "Nonzeros", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
     *("ChunkedTopK", "RandomBlock", "SignTopK", "QTopK", "QRandK", "Tile", "DCT"),
     *("NaturalCompression", "OneBit", "EDEN", "DRIVE", "Elias", "Huffman", "GolombRice", "ANS", "Zstd"),
     *("MomentumCorrection", "WarmUp"),
@@ -45,6 +45,7 @@ PUBLIC = [
     *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
     *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
     *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
+    *("serve", "RemoteCaller", "ServerGoneError"),
 ]
 
 

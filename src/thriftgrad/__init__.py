@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Lloyd,
         MomentumCorrection,
         NaturalCompression,
+        Nonzeros,
         OneBit,
         QRandK,
         QTopK,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
         SlowMo,
         Streaming,
     )
-    from thriftgrad.train import LocalUpdates, attach
+    from thriftgrad.train import LocalUpdates, RemoteCaller, ServerGoneError, attach, serve
     from thriftgrad.vocabulary import parse
     from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -109,6 +110,7 @@ __all__ = [
     "LocalUpdates",
     "MomentumCorrection",
     "NaturalCompression",
+    "Nonzeros",
     "OneBit",
     "OuterSGD",
     "OuterSign",
@@ -125,7 +127,9 @@ __all__ = [
     "RandomBlock",
     "RandomGaps",
     "RandomK",
+    "RemoteCaller",
     "ScatterReduce",
+    "ServerGoneError",
     "Shrink",
     "Sign",
     "SignTopK",
@@ -143,6 +147,7 @@ __all__ = [
     "parse",
     "recipes",
     "run",
+    "serve",
     "simulate",
     "theory",
     "wire",
@@ -168,6 +173,7 @@ _HOMES = {
         "Lloyd",
         "MomentumCorrection",
         "NaturalCompression",
+        "Nonzeros",
         "OneBit",
         "QRandK",
         "QTopK",
@@ -208,7 +214,7 @@ _HOMES = {
         "SlowMo",
         "Streaming",
     ),
-    "thriftgrad.train": ("LocalUpdates", "attach"),
+    "thriftgrad.train": ("LocalUpdates", "RemoteCaller", "ServerGoneError", "attach", "serve"),
     "thriftgrad.vocabulary": ("parse",),
 }
 

@@ -8,6 +8,7 @@ from thriftgrad.compress.identity import Identity
 from thriftgrad.compress.lloyd import Lloyd
 from thriftgrad.compress.momentum_correction import MomentumCorrection
 from thriftgrad.compress.natural import NaturalCompression
+from thriftgrad.compress.nonzeros import Nonzeros
 from thriftgrad.compress.one_bit import OneBit
 from thriftgrad.compress.qsparse import QRandK, QTopK, SignTopK
 from thriftgrad.compress.quantize import NUQSGD, QSGD
@@ -39,6 +40,7 @@ __all__ = [
     "Lloyd",
     "MomentumCorrection",
     "NaturalCompression",
+    "Nonzeros",
     "OneBit",
     "QRandK",
     "QTopK",
