@@ -152,7 +152,8 @@ def streaming_diloco(
 ) -> LocalMethod:
     """DiLoCo fragment by fragment, in 4 bits: each part of the model every ``h`` steps, used ``delay`` steps later.
 
-    What arrives is mixed half and half with what the worker has learned meanwhile.
+    What arrives is mixed half and half with what the worker has learned meanwhile. The outer momentum sits after
+    aggregation, Adam's moments stay with the worker.
     Douillard et al., Streaming DiLoCo, 2025, arXiv:2501.18512. Differs: whole modules are dealt out in turn, where the
     paper takes three layers at a time; the 4 bits are a sign and 3 exponent bits on a scale for every 512 coordinates.
     """
@@ -187,7 +188,8 @@ def demo(k: int = 32, chunk: int = 64, decay: float = 0.999) -> LocalMethod:
     """The ``k`` largest cosine coefficients of every tile of a fading sum of gradients; then signs.
 
     A tile has ``chunk`` x ``chunk`` coordinates at most. Each coefficient is averaged over those who sent it; every
-    coordinate moves by the learning rate. What was sent leaves the sum wholly.
+    coordinate moves by the learning rate. What was sent leaves the sum wholly. The sum is the
+    momentum, on each worker, before compression.
     Peng et al., DeMo, 2024, arXiv:2411.19870.
     """
     sent = ErrorFeedback(ChunkedTopK(k=k, chunk=None), decay=decay)
