@@ -34,7 +34,7 @@ INTERRUPTED = 130
 Methods = Annotated[
     list[str],
     typer.Argument(
-        help="Recipes such as sgd, qsgd, power_sgd(rank=4), or expressions such as AllGather(QSGD(bits=4)).",
+        help="Recipes such as sgd, power_sgd(rank=4), diloco(h=20), or expressions such as AllGather(QSGD(bits=4)).",
         show_default=False,
     ),
 ]
@@ -125,7 +125,9 @@ def report(
 
 @app.command()
 def explain(
-    expression: Annotated[str, typer.Argument(help="A compressor, aggregator, schedule or method.", show_default=False)],
+    expression: Annotated[
+        str, typer.Argument(help="A compressor, aggregator, schedule or method.", show_default=False)
+    ],
     size: Annotated[
         int, typer.Option(help="Elements of the tensor, taken as a square matrix where rank matters.")
     ] = 1_000_000,

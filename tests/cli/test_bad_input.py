@@ -23,6 +23,26 @@ REFUSED = {
     "AllGather(ErrorFeedback(RandomK(k=3)))": "drop the rescaling",
     "AllGather(4)": "compressor must be of type Compressor, got 4",
     "Partition({'matrix': PowerSGD()})": "no rule fits tensor '0.bias'",
+    # local updates
+    "local_sgd(h=0)": "Every: h, the steps between two syncs, must be an integer of at least 1, got 0",
+    "local_sgd(h=-8)": "must be an integer of at least 1, got -8",
+    "local_sgd(h='8')": "local_sgd: h must be of type int, got '8'",
+    "diloco": "Every(h=500): worker 0 would not synchronise once in 1 steps; train longer",
+    "LocalMethod(AllReduce(Identity()), At(()))": "At: no steps given, so the workers would never synchronise",
+    "LocalMethod(AllReduce(Identity()), At((7, 3)))": "At: steps must ascend and start from 1, got (7, 3)",
+    "LocalMethod(AllReduce(Identity()), At((2, 4)))": "worker 0 would not synchronise once in 1 steps",
+    "LocalMethod(AsyncServer(Sign()), PerWorker(()))": "PerWorker: no schedules given; name one for each worker",
+    "LocalMethod(AsyncServer(Sign()), PerWorker((Every(1), Every(1), Every(1))))": "3 schedules for 2 workers",
+    "LocalMethod(AsyncServer(Sign()), PerWorker((Every(1), Every(3))))": "worker 1 would not synchronise once",
+    "LocalMethod(AllGather(Sign()), RandomGaps(4))": "workers come at different steps, and "
+    "AllGather(compressor=Sign()) needs all at once; use an AsyncServer.",
+    "LocalMethod(AsyncServer(Sign()), Every(1), outer=SlowMo())": "SlowMo() has no round to act on; use Average()",
+    "LocalMethod(AllReduce(Identity()), Streaming(9, 2))": "h must be a multiple of the number of fragments, got h=9",
+    "LocalMethod(AllReduce(Identity()), 8)": "schedule must be of type Schedule, got 8",
+    "LocalMethod(Sign(), Every(8))": "aggregator must be of type Aggregator or AsyncServer, got Sign()",
+    "slow_mo(slow_momentum=1.0)": "SlowMo: momentum must lie in [0, 1), got 1.0",
+    "Every(8)": "'Every(8)' is no method; say what it schedules, as in LocalMethod(AllReduce(Identity()), Every(h=8)).",
+    "SlowMo()": "'SlowMo()' is no method; try qsgd.",
 }
 
 OPTIONS = {
@@ -65,6 +85,24 @@ def test_a_method_that_is_none(cli, tmp_path, method):
     assert list(tmp_path.iterdir()) == []
 
 
+SERVED = "LocalMethod(AsyncServer(Sign()), Every(1))"
+
+NOT_LOCAL = {
+    ("local_sgd(h=1)", "--on-sgd"): "--on-sgd shows methods the gradients of plain SGD, and 'local_sgd(h=1)' exchanges "
+    "what its own steps have come to; leave one of them out.",
+    (SERVED, "--processes"): f"--processes runs all workers in lockstep, and those of {SERVED!r} come when they like",
+    ("local_sgd(h=8)", "--steps", "15", "--tune"): "--tune tries learning rates on 7 steps, half of a run, and "
+    "'local_sgd(h=8)' would not synchronise once in them",
+    (SERVED, "--task", "digits32"): "an asynchronous server averages no buffers, and the model has '1.running_mean'",
+}
+
+
+@pytest.mark.parametrize("options", NOT_LOCAL)
+def test_an_option_that_does_not_suit_local_updates(cli, tmp_path, options):
+    assert NOT_LOCAL[options] in one_sentence(cli("compare", *TINY, "--out", "out", *options))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_an_option_that_cannot_be(cli, tmp_path, options):
     (tmp_path / "a-file").touch()
@@ -81,6 +119,9 @@ def test_an_option_that_cannot_be(cli, tmp_path, options):
         (["explain", "qsdg"], "did you mean 'qsgd'"),
         (["explain", "qsgd", "--size", "0"], "explain: it takes 1 to 100,000,000 elements"),
         (["explain", "AllReduce(Sign())"], "AllReduce needs a linear compressor"),
+        (["explain", "Every(0)"], "must be an integer of at least 1, got 0"),
+        (["explain", "PerWorker((Every(2),))"], "PerWorker: 1 schedules for 4 workers; give one for each"),
+        (["explain", "LinkModel(1e8)"], "is no compressor, aggregator, schedule or method"),
         (["report", "nowhere"], "There is no comparison to read in nowhere"),
     ],
 )

@@ -25,7 +25,7 @@ from thriftgrad.comm.requests import AllReduceRequest
 from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
 from thriftgrad.lab.training import PLAIN
-from thriftgrad.local import LocalMethod
+from thriftgrad.local import Hub, LocalMethod, Schedule
 from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
 from thriftgrad.vocabulary import parse
@@ -119,12 +119,15 @@ def resolve(request: Request, command: str = "") -> Comparison:
     if request.target is not None:
         task = replace(task, target=request.target)
     task.batches(0, 0, request.workers)  # more workers than samples are refused before anything is written
-    parameters = {name: p for name, p in task.build(0).named_parameters() if p.requires_grad}
+    model = task.build(0)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for text, method in methods.items():
+        steps = request.steps or task.steps
         if isinstance(method, LocalMethod):
-            _check_local(text, method, request)
-        specs = [TensorSpec.of(p, name) for name, p in parameters.items()]
-        method.check(specs, request.workers, request.steps or task.steps)
+            _check_local(text, method, request, steps)
+            if method.asynchronous:
+                Hub(method, parameters, request.workers, buffers=dict(model.named_buffers()))
+        method.check([TensorSpec.of(p, name) for name, p in parameters.items()], request.workers, steps)
     elements = sum(p.numel() for p in parameters.values())
     slugs = _slugs(request.methods)
     rows = tuple(
@@ -237,7 +240,7 @@ def read(text: str) -> Any:
         raise ComparisonError(str(error)) from error
 
 
-def _check_local(text: str, method: LocalMethod, request: Request) -> None:
+def _check_local(text: str, method: LocalMethod, request: Request, steps: int) -> None:
     """``ComparisonError`` where a method whose workers train on their own does not fit what was asked for."""
     if request.on_sgd:
         raise ComparisonError(
@@ -248,6 +251,11 @@ def _check_local(text: str, method: LocalMethod, request: Request) -> None:
         raise ComparisonError(
             f"compare: --processes runs all workers in lockstep, and those of {text!r} come when they like; "
             "leave --processes out, or see examples/async_server.py."
+        )
+    if request.tune and not any(method.schedule.due(step) for step in range(1, steps // 2 + 1)):
+        raise ComparisonError(
+            f"compare: --tune tries learning rates on {steps // 2} steps, half of a run, and {text!r} would not "
+            "synchronise once in them; train longer or synchronise more often."
         )
 
 
@@ -261,7 +269,11 @@ def as_method(text: str) -> Method | LocalMethod:
         return Method(value)
     if isinstance(value, Method | LocalMethod):
         return value
-    advice = f"wrap it in an aggregator, as in AllGather({value!r})" if isinstance(value, Compressor) else "try qsgd"
+    advice = "try qsgd"
+    if isinstance(value, Compressor):
+        advice = f"wrap it in an aggregator, as in AllGather({value!r})"
+    if isinstance(value, Schedule):
+        advice = f"say what it schedules, as in LocalMethod(AllReduce(Identity()), {value!r})"
     raise ComparisonError(f"compare: {text!r} is no method; {advice}.")
 
 

@@ -94,6 +94,16 @@ class Method:
     learning_rate: float
     tuning: Tuning | None
 
+    @property
+    def local(self) -> bool:
+        """Whether workers train on their own between syncs."""
+        return self.expression.startswith("LocalMethod(")
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether they synchronise with a server that is none of them."""
+        return self.local and "AsyncServer(" in self.expression
+
 
 @dataclass(frozen=True)
 class Configuration:

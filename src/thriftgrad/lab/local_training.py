@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from thriftgrad.comm import LinkModel
 from thriftgrad.lab.books import Books, Meter, all_finite, evaluation
 from thriftgrad.lab.cluster import Cluster
-from thriftgrad.lab.distortion import levels_of, mean_gradient, measure
+from thriftgrad.lab.distortion import Measurement, levels_of, mean_gradient, measure
 from thriftgrad.lab.load import Evaluation, Levels
 from thriftgrad.local import Caller, Hub, LocalMethod, Replica, learning_rates_of, tick
 from thriftgrad.local.replica import Exchanged
@@ -73,6 +73,7 @@ def train_local(
         if measured:
             crew.show(shared)
             yield record(step, task.evaluate(shared))
+            books.measurement = Measurement()  # until a sync falls on an evaluation again
             losses = [[] for _ in models]
 
 

@@ -251,7 +251,22 @@ def notes(summary: Summary) -> tuple[str, ...]:
         less,
         "Seconds: compute, encode and decode of one worker, measured on this machine, plus the modelled link, one "
         "after the other: no overlap.",
+        *_local_notes(summary),
     )
+
+
+def _local_notes(summary: Summary) -> list[str]:
+    """What else holds where workers train on their own between syncs."""
+    methods = [each.method for each in summary.methods]
+    told = []
+    if any(method.local for method in methods):
+        told.append(
+            "Local updates: the model that the workers share, as of the last sync, is evaluated; a step is one of the "
+            "inner optimiser, and what a sync costs is spread over the steps since the one before."
+        )
+    if any(method.asynchronous for method in methods):
+        told.append("Asynchronous server: its own link, which carries what all workers send and get, is not counted.")
+    return told
 
 
 def table(summary: Summary) -> Group:
