@@ -331,6 +331,31 @@ def test_who_comes_again_takes_the_place_of_the_former() -> None:
     assert ended[0].workers[0].returns == 1
 
 
+def test_a_server_that_fails_hangs_up() -> None:
+    def fail(server: Server) -> None:
+        raise ValueError("the disk is full")
+
+    server = Server(start_model(), METHOD, 1, address="127.0.0.1:0")
+    ended: list[Any] = []
+
+    def run() -> None:
+        try:
+            server.run(fail)
+        except ValueError as error:
+            ended.append(str(error))
+
+    thread = Thread(target=run)
+    thread.start()
+    remote = RemoteCaller(METHOD, start_model(), 0, 1, address=server.address, timeout_seconds=10)
+    remote.after_step({"x": RATE})
+    remote.after_step({"x": RATE})
+    thread.join(10)
+    assert ended == ["the disk is full"]
+    remote.after_step({"x": RATE})
+    with pytest.raises(ServerGoneError, match=r"is gone \(the connection was closed\)"):
+        remote.after_step({"x": RATE})
+
+
 def test_a_late_return_does_not_send_twice_what_the_server_has() -> None:
     method = LocalMethod(AsyncServer(ErrorFeedback(TopK(k=4))), Every(1))
     parameters = start_model()

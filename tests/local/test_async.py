@@ -42,7 +42,7 @@ from thriftgrad.local import (
     Verdict,
     tick,
 )
-from thriftgrad.local.letters import HEAD_BYTES, Push, read_push, read_reply, write_push
+from thriftgrad.local.letters import HEAD_BYTES, Push, Reply, read_push, read_reply, write_push, write_reply
 
 Model = dict[str, Tensor]
 TOP = ErrorFeedback(TopK(k=3))
@@ -311,6 +311,24 @@ def test_a_stale_push_stays_with_the_worker() -> None:
         torch.testing.assert_close(now, then)
     assert tick(fleet.hub, fleet.callers, [2], [rates(0.1)] * 3) == {2: Verdict.APPLIED}
     assert fleet.hub.tallies[2].staleness == {0: 1}
+
+
+def test_the_stalest_push_that_is_applied() -> None:
+    fleet = Fleet(asynchronous(PerWorker((Every(1), Every(9), Every(3))), max_staleness=2))
+    fleet.run(3)
+    assert fleet.verdicts == [Verdict.APPLIED] * 4
+    assert fleet.hub.tallies[2].staleness == {2: 1}
+
+
+def test_a_model_that_is_not_finite_is_no_answer() -> None:
+    fleet = Fleet(asynchronous(Every(1)))
+    before, caller = everything(fleet), fleet.callers[0]
+    caller.visit()
+    nans = fleet.hub.terms.write_dense([torch.full(shape, float("nan")) for shape in SHAPES.values()])
+    with pytest.raises(PayloadError, match="reply: the server's model is not finite"):
+        caller.pull(write_reply(Reply(Verdict.NOTHING, 3, nans, ())))
+    assert same(fleet, before)
+    assert caller.version == 0
 
 
 def same(fleet: Fleet, models: Sequence[Model]) -> bool:

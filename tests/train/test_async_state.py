@@ -64,6 +64,19 @@ def test_save_load_continue_equals_continue(stop: int) -> None:
     assert whole.callers[0].memory_norm() == again.callers[0].memory_norm() > 0
 
 
+def test_a_drop_of_the_learning_rate_is_noticed_after_a_return() -> None:
+    method = LocalMethod(AsyncServer(ErrorFeedback(TopK(k=3))), Every(1), reset_memory_on_lr_drop=True)
+    hub, caller, back = Hub(method, model(), 1), *(Caller(method, model(), 0, 1) for _ in range(2))
+    for each, rate in ((caller, 0.1), (back, 0.01)):
+        if each is back:
+            read_caller(back, write_caller(caller, ""))
+            assert back.memory_norm() > 0
+        each.parameters["bias"] -= torch.arange(5.0)
+        each.advance()
+        tick(hub, [each], [0], [dict.fromkeys(model(), rate)])
+    assert back.memory_norm() == 0
+
+
 def test_a_saved_state_is_not_changed_by_training_on() -> None:
     pair = Pair()
     pair.run(3)

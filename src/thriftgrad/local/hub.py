@@ -133,6 +133,7 @@ class Hub:
             self.tallies[rank].verdicts[Verdict.APPLIED] += 1
             self.tallies[rank].staleness[age] += 1
         self._log.append(Change(messages))
+        # So whatever part of the log a worker needs is shorter than a dense copy.
         while self._log and changes_nbytes(list(self._log)) >= self.terms.dense_bytes:
             self._log.popleft()
         return tuple(waiting)
@@ -150,8 +151,7 @@ class Hub:
             changes = list(self._log)[len(self._log) - missing :]
             if made is not None and self.terms.server.down is None:
                 changes[made - holds - 1] = _without(changes[made - holds - 1], rank)
-            if changes_nbytes(changes) < self.terms.dense_bytes:
-                return write_reply(Reply(verdict, self.version, None, tuple(changes)))
+            return write_reply(Reply(verdict, self.version, None, tuple(changes)))
         return write_reply(Reply(verdict, self.version, self.terms.write_dense(self._model), ()))
 
     def model(self) -> dict[str, Tensor]:

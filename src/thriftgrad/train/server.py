@@ -112,6 +112,20 @@ class Server:
 
         Raises ``ValueError`` if every worker had to be turned away.
         """
+        try:
+            self._serve(after_commit)
+        finally:
+            for connection in self._connections.values():
+                connection.outbox.put(None)  # whoever still calls learns that nobody answers
+        for connection in self._leaving:
+            if connection.thread is not None:
+                connection.thread.join(timeout=5)
+        with torch.no_grad():
+            for name, x in self.hub.model().items():
+                self._parameters[name].copy_(x)
+        return self.report()
+
+    def _serve(self, after_commit: Callable[[Server], None] | None) -> None:
         heard, looked = monotonic(), 0.0
         while not all(fate == FINISHED for fate in self._fates.values()):
             if monotonic() - looked >= POLL_SECONDS:
@@ -125,18 +139,11 @@ class Server:
                 if not self._connections and monotonic() - heard > self._patience_seconds:
                     missing = [rank for rank, fate in self._fates.items() if fate != FINISHED]
                     log.warning("workers %s stay away, so the server ends", missing)
-                    break
+                    return
                 continue
             heard = monotonic()
             if self._hear(connection, letter) and after_commit is not None:
                 after_commit(self)
-        for connection in self._leaving:
-            if connection.thread is not None:
-                connection.thread.join(timeout=5)
-        with torch.no_grad():
-            for name, x in self.hub.model().items():
-                self._parameters[name].copy_(x)
-        return self.report()
 
     def _let_in(self, number: int, greeting: dict[str, Any]) -> None:
         """Answer a greeting; with a worker of the same training, begin a connection."""
