@@ -24,6 +24,8 @@ COMPRESSORS = [
     "ErrorFeedback(TopK(k=3))",
     "Shrink(QSGD(bits=2))",
     "TopK(fraction=0.01) >> QSGD(bits=4)",
+    "SignTopK(k=10)",
+    "DCT",
 ]
 AGGREGATORS = [
     "AllReduce(Identity())",
@@ -170,6 +172,13 @@ HEADINGS = [
 def test_a_schedule_for_another_number_of_workers():
     with pytest.raises(ValueError, match="2 schedules for 3 workers; give one for each"):
         explain("PerWorker((Every(2), Every(3)))", 10, 3)
+
+
+def test_an_operator_that_is_a_chain_tells_its_story_before_those_of_its_parts():
+    shown = told(explain("SignTopK(k=10, order=2)", 1000, 2))
+    assert shown.startswith("TopK(k=10) >> Sign(order=2)\nSignTopK\n")
+    assert shown.index("the signs of the k largest magnitudes") < shown.index("Keep the k")
+    assert "arXiv:1906.02367" in shown
 
 
 def test_the_overview_has_a_line_for_every_word_and_fits_80_columns():

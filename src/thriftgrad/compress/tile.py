@@ -13,6 +13,9 @@ from torch import Tensor
 from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floating
 
+AT_A_TIME = 1 << 20
+"""Elements that are transformed at a time."""
+
 
 class _Tiled(LinearCompressor[None, tuple[()]]):
     """C(x) = x. The carrier is [tiles, elements of a tile], or what a member makes of it."""
@@ -126,11 +129,17 @@ class DCT(_Tiled):
 
     def _transformed(self, tiles: Tensor) -> Tensor:
         left, right = (_basis(d).to(tiles.device) for d in tiles.shape[1:])
-        return _within(left @ tiles.to(torch.float64) @ right.T, tiles.dtype)
+        return _between(left, tiles, right.T)
 
     def _restored(self, tiles: Tensor) -> Tensor:
         left, right = (_basis(d).to(tiles.device) for d in tiles.shape[1:])
-        return _within(left.T @ tiles.to(torch.float64) @ right, tiles.dtype)
+        return _between(left.T, tiles, right)
+
+
+def _between(left: Tensor, tiles: Tensor, right: Tensor) -> Tensor:
+    """left X right for each tile X, in the tiles' own type; some at a time, so that float64 stays in the cache."""
+    some = max(1, AT_A_TIME // max(1, tiles[:1].numel()))
+    return torch.cat([_within(left @ part.to(torch.float64) @ right, tiles.dtype) for part in torch.split(tiles, some)])
 
 
 def _within(x: Tensor, dtype: torch.dtype) -> Tensor:
