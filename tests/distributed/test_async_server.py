@@ -30,7 +30,7 @@ from thriftgrad.train.connection import LinkDownError, greet
 pytestmark = pytest.mark.xdist_group("distributed")
 
 METHOD = LocalMethod(AsyncServer(ErrorFeedback(TopK(k=4))), Every(2))
-N = 200
+N = 1000
 RATE = 0.1
 TARGET = torch.linspace(-1, 1, N, dtype=torch.float64)
 
@@ -111,11 +111,11 @@ def test_nobody_waits_for_the_slow_one_and_nothing_is_lost(tmp_path: Path) -> No
     assert [worker.fate for worker in report.workers] == ["finished"] * 3
     assert [worker.applied for worker in report.workers] == [15] * 3
     assert report.version == 45
-    assert max(worker.most_staleness for worker in report.workers) >= 2
+    assert max(worker.most_staleness for worker in report.workers) >= 1
     assert report.lost == ()
     for worker, told in zip(workers, report.workers, strict=True):
         assert (worker["stats"].up_bytes, worker["stats"].down_bytes) == (told.up_bytes, told.down_bytes)
-        assert told.up_bytes == 2 * HEAD_BYTES * (15 + 1) // 2 + 15 * (20 + 4 * 8 + 4)
+        assert told.up_bytes == 2 * HEAD_BYTES * (15 + 1) // 2 + 15 * (20 + 4 * 8 + 5)
     # The server's model minus that of all gradients is what is still owed.
     virtual = start_model()["x"] - sum(worker["moved"] for worker in workers) / 3
     owed = sum(worker["owed"] for worker in workers) / 3
@@ -169,7 +169,7 @@ def test_a_silent_worker_is_reported_after_the_patience(tmp_path: Path) -> None:
 
 def test_workers_notice_that_the_server_is_gone_and_all_begin_again(tmp_path: Path) -> None:
     with crowd(tmp_path) as processes:
-        begin(processes, 0.02, 0.02, 0.02, steps=50)
+        begin(processes, 0.02, 0.02, 0.02, steps=10_000)
         processes.wait_for((tmp_path / "server.state").exists)
         for rank in range(3):
             processes.wait_for((tmp_path / f"worker{rank}.state").exists)
@@ -186,9 +186,10 @@ def test_workers_notice_that_the_server_is_gone_and_all_begin_again(tmp_path: Pa
         processes.start("server", serving, 60.0, 0, True)
         processes.wait_for((tmp_path / "address").exists)
         for rank in range(3):
-            processes.start(f"worker{rank}", working, rank, 50, 0.0, True, 20.0)
+            step = torch.load(tmp_path / f"worker{rank}.state", weights_only=True)["step"]
+            processes.start(f"worker{rank}", working, rank, step + 20, 0.0, True, 20.0)
         for rank in range(3):
-            assert processes.result(f"worker{rank}")["stats"].syncs > 0
+            assert processes.result(f"worker{rank}")["stats"].syncs == 10
         served = processes.result("server")
     assert [worker.fate for worker in served["report"].workers] == ["finished"] * 3
     assert served["version"] > before > 0
@@ -316,7 +317,7 @@ def test_a_truncated_push_is_answered_and_a_senseless_one_ends_the_connection(
         link._send(huge[:HEAD_BYTES])
         with pytest.raises(LinkDownError, match="the connection was closed"):
             link.receive(most)
-    assert ended[0].workers[0].fate == "lost: letter: a body of 100000 bytes is announced, and it cannot exceed 56."
+    assert ended[0].workers[0].fate == "lost: letter: a body of 100000 bytes is announced, and it cannot exceed 57."
     assert (ended[0].workers[0].applied, ended[0].workers[0].refused) == (1, 1)
     assert "worker 0 sent what is no push, and was told: letter: the checksum" in caplog.text
 
