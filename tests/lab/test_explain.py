@@ -79,8 +79,8 @@ def booked(aggregator, shape, workers):
         ledger = Ledger()
         states = [aggregator.init([spec]) for _ in range(workers)]
         for step in range(exchanges):
-            x = kernels.normal(spec.numel, 0).view(shape)
-            comms = [aggregator.aggregate([x], state, Key(step)) for state in states]
+            xs = [kernels.normal(spec.numel, rank).view(shape) for rank in range(workers)]
+            comms = [aggregator.aggregate([x], state, Key(step)) for x, state in zip(xs, states, strict=True)]
             states = [state for _, state in simulate(comms, ledger)]
         books.append((ledger.up_bytes, ledger.down_bytes))
     return [two - one for one, two in zip(*books, strict=True)]

@@ -84,6 +84,14 @@ def test_a_server_is_counted_visit_by_visit():
     assert (WORKERS - 1) * MESSAGE < forwarded.payload.down < (WORKERS - 1) * MESSAGE + 200
 
 
+def test_workers_have_gaussians_of_their_own():
+    union = synced(parse("LocalMethod(ParameterServer(TopK(k=50), Nonzeros()), Every(4))"), N, WORKERS)
+    # Of four random supports of 50, about 0.7 coordinates in four are shared: 186 values and indices come back.
+    expected = N * (1 - (1 - K / N) ** WORKERS) * (32 + ceil(log2(N))) / 8 * (WORKERS - 1) / WORKERS
+    sent_up = (WORKERS - 1) / WORKERS * MESSAGE
+    assert union.link.both == pytest.approx(2 * (expected + sent_up), rel=0.1)
+
+
 def test_memory_momentum_and_optimisers():
     twice = "ParameterServer(ErrorFeedback(Sign(), decay=0.5), ErrorFeedback(Sign()))"
     rest = "Every(2), InnerSGD(momentum=0.5), SlowMo(), reset_memory_on_lr_drop=True"

@@ -213,10 +213,12 @@ def synced(method: LocalMethod, size: int, workers: int) -> Sync:
 
 def exchanged(aggregator: Aggregator[Any], spec: TensorSpec, workers: int) -> tuple[Ledger, Ledger]:
     """The books of a first exchange, which may fit levels, and of the second, which is like those that follow."""
-    x, first, later = gaussian(spec), Ledger(), Ledger()
+    first, later = Ledger(), Ledger()
     states = [aggregator.init([spec]) for _ in range(workers)]
-    states = [state for _, state in simulate([aggregator.aggregate([x], state, Key(0)) for state in states], first)]
-    simulate([aggregator.aggregate([x], state, Key(1)) for state in states], later)
+    tensors = [[gaussian(spec, rank)] for rank in range(workers)]
+    for step, ledger in enumerate((first, later)):
+        both = zip(tensors, states, strict=True)
+        states = [state for _, state in simulate([aggregator.aggregate(*each, Key(step)) for each in both], ledger)]
     return first, later
 
 
@@ -229,7 +231,7 @@ def _visited(method: LocalMethod, spec: TensorSpec, workers: int) -> Sync:
         due = [rank for rank in range(workers) if method.schedule.due(step, rank)]
         for rank in due:
             callers[rank].step = step
-            callers[rank].parameters["x"].sub_(kernels.normal(spec.numel, seed=rank).view(spec.shape))
+            callers[rank].parameters["x"].sub_(gaussian(spec, rank))
         tick(hub, callers, due, [{"x": 1.0}] * workers, ledger)
         visits += len(due)
     books = list(ledger.per_worker.values())
@@ -248,9 +250,9 @@ def spec_of(size: int) -> TensorSpec:
     return TensorSpec((side, size // side))
 
 
-def gaussian(spec: TensorSpec) -> Tensor:
-    """A tensor of standard normal numbers, for bytes that depend on the data."""
-    return kernels.normal(spec.numel, seed=0).view(spec.shape)
+def gaussian(spec: TensorSpec, rank: int = 0) -> Tensor:
+    """A tensor of standard normal numbers, a worker's own, for bytes that depend on the data."""
+    return kernels.normal(spec.numel, seed=rank).view(spec.shape)
 
 
 def _steps(count: int) -> str:
