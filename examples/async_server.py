@@ -23,9 +23,9 @@ from torch import nn
 
 import thriftgrad
 from thriftgrad import ErrorFeedback, TopK, tasks
-from thriftgrad.local import AsyncServer, InnerSGD, LocalMethod, RandomGaps, learning_rates_of
+from thriftgrad.local import AsyncServer, InnerSGD, LocalMethod, RandomGaps
 from thriftgrad.tasks.task import Task
-from thriftgrad.train import RemoteCaller, Server
+from thriftgrad.train import AsyncUpdates, Server
 
 METHOD = LocalMethod(
     AsyncServer(up=ErrorFeedback(TopK(fraction=0.02))), schedule=RandomGaps(8), inner=InnerSGD(momentum=0.9)
@@ -85,12 +85,12 @@ def work(arguments: argparse.Namespace, rank: int) -> None:
     model = task.build(arguments.seed)
     optimizer = METHOD.optimizer(model.parameters(), task.learning_rate)
     saved = kept(arguments, f"worker{rank}") or {}
-    parameters = dict(model.named_parameters())
-    with RemoteCaller(
+    with AsyncUpdates(
+        model,
         METHOD,
-        parameters,
-        rank,
-        arguments.workers,
+        optimizer,
+        rank=rank,
+        workers=arguments.workers,
         address=arguments.server,
         seed=arguments.seed,
         resume=saved.get("caller"),
@@ -100,7 +100,7 @@ def work(arguments: argparse.Namespace, rank: int) -> None:
             optimizer.load_state_dict(saved["optimizer"])
         for batch in islice(task.batches(arguments.seed, rank, arguments.workers), done, arguments.steps):
             step(model, optimizer, task, batch)
-            remote.after_step(learning_rates_of(optimizer, parameters))
+            remote.step()
             if arguments.checkpoints:
                 keep(
                     arguments,

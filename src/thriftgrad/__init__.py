@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         SlowMo,
         Streaming,
     )
-    from thriftgrad.train import LocalUpdates, RemoteCaller, ServerGoneError, attach, serve
+    from thriftgrad.train import LocalUpdates, AsyncUpdates, ServerGoneError, attach, serve
     from thriftgrad.vocabulary import parse
     from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -127,7 +127,7 @@ __all__ = [
     "RandomBlock",
     "RandomGaps",
     "RandomK",
-    "RemoteCaller",
+    "AsyncUpdates",
     "ScatterReduce",
     "ServerGoneError",
     "Shrink",
@@ -214,7 +214,7 @@ _HOMES = {
         "SlowMo",
         "Streaming",
     ),
-    "thriftgrad.train": ("LocalUpdates", "RemoteCaller", "ServerGoneError", "attach", "serve"),
+    "thriftgrad.train": ("LocalUpdates", "AsyncUpdates", "ServerGoneError", "attach", "serve"),
     "thriftgrad.vocabulary": ("parse",),
 }
 

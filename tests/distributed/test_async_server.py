@@ -23,7 +23,7 @@ from thriftgrad.core import memories
 from thriftgrad.local import AsyncServer, Every, Hub, LocalMethod, Verdict, tick
 from thriftgrad.local.caller import Caller
 from thriftgrad.local.letters import HEAD_BYTES, Push, read_reply, write_push
-from thriftgrad.train import RemoteCaller, Server, ServerGoneError, serve
+from thriftgrad.train import AsyncUpdates, Server, ServerGoneError, serve
 from thriftgrad.train.async_state import common_facts
 from thriftgrad.train.connection import LinkDownError, greet
 
@@ -56,30 +56,40 @@ def serving(folder: Path, patience_seconds: float = 60.0, port: int = 0, resume:
     return {"model": model["x"], "report": report, "version": server.hub.version}
 
 
+def joined(
+    method: LocalMethod,
+    parameters: dict[str, Tensor],
+    rank: int | None = None,
+    workers: int | None = None,
+    **settings: Any,
+) -> AsyncUpdates:
+    """A worker whose steps the tests take themselves; its optimiser has the rate alone."""
+    optimizer = torch.optim.SGD(list(parameters.values()), lr=RATE)
+    return AsyncUpdates(parameters, method, optimizer, rank=rank, workers=workers, **settings)
+
+
 def working(folder: Path, rank: int, steps: int, pause_seconds: float, resume: bool, timeout_seconds: float) -> Any:
     """A worker's process; it saves its state after every step."""
     address = (folder / "address").read_text()
     saved = torch.load(folder / f"worker{rank}.state", weights_only=True) if resume else None
     parameters = start_model()
     try:
-        caller = RemoteCaller(
-            METHOD, parameters, rank, 3, address=address, resume=saved, timeout_seconds=timeout_seconds
-        )
-        joined = caller.stats()
+        caller = joined(METHOD, parameters, rank, 3, address=address, resume=saved, timeout_seconds=timeout_seconds)
+        stats = caller.stats()
         moved = torch.zeros(N, dtype=torch.float64)
         with caller:
             while caller.caller.step < steps:
                 move = RATE * (parameters["x"] - TARGET)
                 parameters["x"] -= move
                 moved += move
-                caller.after_step({"x": RATE})
+                caller.step()
                 torch.save(caller.state_dict(), folder / f"worker{rank}.new")
                 (folder / f"worker{rank}.new").rename(folder / f"worker{rank}.state")
                 time.sleep(pause_seconds)
     except ServerGoneError as error:
         return {"gone": str(error), "at": time.time()}
     owed = caller.caller.drifts()[0] + sum(memories(caller.caller.states))
-    return {"moved": moved, "owed": owed, "stats": caller.stats(), "joined": joined, "at": time.time()}
+    return {"moved": moved, "owed": owed, "stats": caller.stats(), "joined": stats, "at": time.time()}
 
 
 def publish(path: Path, text: str) -> None:
@@ -234,10 +244,10 @@ def served(method: LocalMethod = METHOD, workers: int = 1, **settings: Any) -> I
 
 def test_one_worker_trains_as_in_the_simulation() -> None:
     parameters, simulated = start_model(), start_model()
-    with served() as (server, _), RemoteCaller(METHOD, parameters, 0, 1, address=server.address) as remote:
+    with served() as (server, _), joined(METHOD, parameters, 0, 1, address=server.address) as remote:
         for _ in range(20):
             parameters["x"] -= RATE * (parameters["x"] - TARGET)
-            remote.after_step({"x": RATE})
+            remote.step()
         assert remote.stats().syncs == 10
     hub, caller = Hub(METHOD, start_model(), 1), Caller(METHOD, simulated, 0, 1)
     for _ in range(20):
@@ -250,7 +260,7 @@ def test_one_worker_trains_as_in_the_simulation() -> None:
 
 def test_every_fresh_worker_starts_from_the_servers_model() -> None:
     other = {"x": torch.zeros(N, dtype=torch.float64)}
-    with served() as (server, _), RemoteCaller(METHOD, other, 0, 1, address=server.address) as remote:
+    with served() as (server, _), joined(METHOD, other, 0, 1, address=server.address) as remote:
         assert same_bits(other["x"], start_model()["x"])
         assert same_bits(remote.anchors()["x"], start_model()["x"])
 
@@ -258,11 +268,11 @@ def test_every_fresh_worker_starts_from_the_servers_model() -> None:
 def test_another_method_is_an_error_at_both_ends(caplog: pytest.LogCaptureFixture) -> None:
     other = LocalMethod(AsyncServer(ErrorFeedback(TopK(k=5))), Every(2))
     with served() as (server, ended):
-        with pytest.raises(ValueError, match=r"RemoteCaller: the server and worker 0 disagree on method") as caught:
-            RemoteCaller(other, start_model(), 0, 1, address=server.address)
+        with pytest.raises(ValueError, match=r"AsyncUpdates: the server and worker 0 disagree on method") as caught:
+            joined(other, start_model(), 0, 1, address=server.address)
         for method in (METHOD, other):
             assert repr(method) in str(caught.value)
-    assert str(ended[0]) == str(caught.value).replace("RemoteCaller", "serve")
+    assert str(ended[0]) == str(caught.value).replace("AsyncUpdates", "serve")
     assert "disagree on method" in caplog.text
 
 
@@ -273,19 +283,19 @@ def test_another_method_is_an_error_at_both_ends(caplog: pytest.LogCaptureFixtur
 def test_other_facts_must_agree_too(what: str, settings: dict[str, Any]) -> None:
     mine = {"parameters": start_model(), "rank": 0, "workers": 1, "seed": 0} | settings
     with served() as (server, _), pytest.raises(ValueError, match=f"disagree on {what}: the server has"):
-        RemoteCaller(METHOD, address=server.address, **mine)
+        joined(METHOD, address=server.address, **mine)
 
 
 def test_a_misfit_does_not_disturb_the_others() -> None:
     parameters = start_model()
     with (
         served(workers=2, patience_seconds=1.0) as (server, ended),
-        RemoteCaller(METHOD, parameters, 0, 2, address=server.address) as remote,
+        joined(METHOD, parameters, 0, 2, address=server.address) as remote,
     ):
         with pytest.raises(ValueError, match="disagree on seed"):
-            RemoteCaller(METHOD, start_model(), 1, 2, address=server.address, seed=3)
+            joined(METHOD, start_model(), 1, 2, address=server.address, seed=3)
         for _ in range(2):
-            remote.after_step({"x": RATE})
+            remote.step()
         assert remote.stats().syncs == 1
     assert [worker.fate for worker in ended[0].workers] == ["finished", "turned away"]
 
@@ -324,11 +334,11 @@ def test_a_truncated_push_is_answered_and_a_senseless_one_ends_the_connection(
 
 def test_who_comes_again_takes_the_place_of_the_former() -> None:
     with served() as (server, ended):
-        former = RemoteCaller(METHOD, start_model(), 0, 1, address=server.address)
-        with RemoteCaller(METHOD, start_model(), 0, 1, address=server.address):
-            former.after_step({"x": RATE})
+        former = joined(METHOD, start_model(), 0, 1, address=server.address)
+        with joined(METHOD, start_model(), 0, 1, address=server.address):
+            former.step()
             with pytest.raises(ServerGoneError, match=r"is gone \(the connection was closed\)"):
-                former.after_step({"x": RATE})
+                former.step()
     assert ended[0].workers[0].returns == 1
 
 
@@ -347,29 +357,29 @@ def test_a_server_that_fails_hangs_up() -> None:
 
     thread = Thread(target=run)
     thread.start()
-    remote = RemoteCaller(METHOD, start_model(), 0, 1, address=server.address, timeout_seconds=10)
-    remote.after_step({"x": RATE})
-    remote.after_step({"x": RATE})
+    remote = joined(METHOD, start_model(), 0, 1, address=server.address, timeout_seconds=10)
+    remote.step()
+    remote.step()
     thread.join(10)
     assert ended == ["the disk is full"]
-    remote.after_step({"x": RATE})
+    remote.step()
     with pytest.raises(ServerGoneError, match=r"is gone \(the connection was closed\)"):
-        remote.after_step({"x": RATE})
+        remote.step()
 
 
 def test_a_late_return_does_not_send_twice_what_the_server_has() -> None:
     method = LocalMethod(AsyncServer(ErrorFeedback(TopK(k=4))), Every(1))
     parameters = start_model()
     with served(method) as (server, _):
-        first = RemoteCaller(method, parameters, 0, 1, address=server.address)
+        first = joined(method, parameters, 0, 1, address=server.address)
         parameters["x"] -= 1.0
-        first.after_step({"x": RATE})
+        first.step()
         saved = first.state_dict()
         parameters["x"] -= 1.0
-        first.after_step({"x": RATE})
+        first.step()
         first._drop()
         again = start_model()
-        with RemoteCaller(method, again, 0, 1, address=server.address, resume=saved) as back:
+        with joined(method, again, 0, 1, address=server.address, resume=saved) as back:
             assert back.caller.memory_norm() == 0
             assert back.caller.applied == 2
             assert same_bits(again["x"], server.hub.model()["x"])
@@ -379,14 +389,14 @@ def test_a_late_return_does_not_send_twice_what_the_server_has() -> None:
 def test_a_return_keeps_what_was_not_sent() -> None:
     parameters = start_model()
     with served() as (server, _):
-        first = RemoteCaller(METHOD, parameters, 0, 1, address=server.address)
+        first = joined(METHOD, parameters, 0, 1, address=server.address)
         for _ in range(3):
             parameters["x"] -= RATE * (parameters["x"] - TARGET)
-            first.after_step({"x": RATE})
+            first.step()
         saved, drift, norm = first.state_dict(), first.caller.drifts()[0], first.caller.memory_norm()
         first._drop()
         again = start_model()
-        with RemoteCaller(METHOD, again, 0, 1, address=server.address, resume=saved) as back:
+        with joined(METHOD, again, 0, 1, address=server.address, resume=saved) as back:
             assert back.caller.memory_norm() == norm > 0
             torch.testing.assert_close(back.caller.drifts()[0], drift)
             assert same_bits(again["x"], parameters["x"])
@@ -395,20 +405,20 @@ def test_a_return_keeps_what_was_not_sent() -> None:
 
 def test_a_closed_caller_says_so() -> None:
     with served() as (server, _):
-        remote = RemoteCaller(METHOD, start_model(), 0, 1, address=server.address)
+        remote = joined(METHOD, start_model(), 0, 1, address=server.address)
         remote.close()
         remote.close()
-        remote.after_step({"x": RATE})
-        with pytest.raises(RuntimeError, match=r"RemoteCaller: it is closed; make a new one with resume="):
-            remote.after_step({"x": RATE})
+        remote.step()
+        with pytest.raises(RuntimeError, match=r"AsyncUpdates: it is closed; make a new one with resume="):
+            remote.step()
 
 
 def test_bytes_are_reported_as_rounds() -> None:
     kinds: list[str] = []
     with served(observe=lambda finished: kinds.append(finished.kind)) as (server, _):
-        with RemoteCaller(METHOD, start_model(), 0, 1, address=server.address) as remote:
+        with joined(METHOD, start_model(), 0, 1, address=server.address) as remote:
             for _ in range(4):
-                remote.after_step({"x": RATE})
+                remote.step()
         assert server.ledger.per_worker[0] == remote.ledger.per_worker[0]
     assert kinds == ["Push", "Pull"] * 3
 
@@ -419,7 +429,7 @@ def test_bytes_are_reported_as_rounds() -> None:
 def test_no_server_there() -> None:
     start = time.monotonic()
     with pytest.raises(ServerGoneError, match=r"the server at 127.0.0.1:1 is gone \(nobody listens there for 0.3 sec"):
-        RemoteCaller(METHOD, start_model(), 0, 1, address="127.0.0.1:1", timeout_seconds=0.3)
+        joined(METHOD, start_model(), 0, 1, address="127.0.0.1:1", timeout_seconds=0.3)
     assert time.monotonic() - start < 2
 
 
@@ -428,10 +438,10 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r'serve: no address was given and RANK is not set.*give address="host:port"'):
         serve(start_model(), METHOD, 3)
-    with pytest.raises(ValueError, match=r"RemoteCaller: no address was given and RANK is not set"):
-        RemoteCaller(METHOD, start_model())
-    with pytest.raises(ValueError, match=r"RemoteCaller: with an address it needs a rank and the number of workers"):
-        RemoteCaller(METHOD, start_model(), address="a:1")
+    with pytest.raises(ValueError, match=r"AsyncUpdates: no address was given and RANK is not set"):
+        joined(METHOD, start_model())
+    with pytest.raises(ValueError, match=r"AsyncUpdates: with an address it needs a rank and the number of workers"):
+        joined(METHOD, start_model(), address="a:1")
     with pytest.raises(ValueError, match=r"serve: with an address it needs the number of workers"):
         serve(start_model(), METHOD, address="localhost:0")
     with pytest.raises(ValueError, match=r'an address looks like "10.0.0.1:29500", got \'localhost\''):

@@ -5,17 +5,17 @@ from thriftgrad.train.ddp import attach
 from thriftgrad.train.handle import Handle
 from thriftgrad.train.local import LocalUpdates
 from thriftgrad.train.method import Method
-from thriftgrad.train.remote import RemoteCaller
+from thriftgrad.train.remote import AsyncUpdates
 from thriftgrad.train.report import ServerReport, WorkerReport
 from thriftgrad.train.server import Server, serve
 from thriftgrad.train.stats import LocalStats, Stats
 
 __all__ = [
+    "AsyncUpdates",
     "Handle",
     "LocalStats",
     "LocalUpdates",
     "Method",
-    "RemoteCaller",
     "Server",
     "ServerGoneError",
     "ServerReport",

@@ -8,12 +8,13 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thriftgrad.comm import Ledger
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key, PayloadError
-from thriftgrad.local import Caller, LocalMethod, Verdict
+from thriftgrad.local import Caller, LocalMethod, Verdict, learning_rates_of
 from thriftgrad.local.clock import round_of
 from thriftgrad.local.letters import FRESH, goodbye
 from thriftgrad.train.async_state import common_facts, read_caller, write_caller
@@ -26,21 +27,23 @@ from thriftgrad.train.connection import (
     served_address,
     torchrun_place,
 )
+from thriftgrad.train.parameters import Parameters, named
 from thriftgrad.train.stats import LocalStats
 
 log = logging.getLogger("thriftgrad")
 
 
-class RemoteCaller:
-    """Connect to the server of ``serve``, start from its model, and call it whenever the schedule says so.
+class AsyncUpdates:
+    """What ``LocalUpdates`` is for a worker of an asynchronous server, from whose model it starts.
 
-    ``after_step`` follows every step of the inner optimiser. It waits for the server's answer and for nobody else.
+    ``step()`` follows every ``optimizer.step()``. It waits for the server's answer and for nobody else.
 
-    ``parameters`` change in place. ``rank``: this worker's, from 0. ``address``: the server's "host:port"; without one,
-    this process was started by torchrun, where worker r has rank r + 1. ``timeout_seconds``: how long the server may
-    take to answer, and to be found. ``resume``: what ``state_dict`` gave before this worker stopped. It then gets what
-    it missed and goes on with what it had; where the server has had pushes from after that checkpoint, memory and
-    drift are dropped, because they would be counted twice. ``ledger`` counts the bytes of this worker.
+    ``params``, ``method`` and ``optimizer`` are as for ``LocalUpdates``; tensors change in place. ``rank``: this
+    worker's, from 0. ``address``: the server's "host:port"; without one, this process was started by torchrun, where
+    worker r has rank r + 1. ``timeout_seconds``: how long the server may take to answer, and to be found. ``resume``:
+    what ``state_dict`` gave before this worker stopped. It then gets what it missed and goes on with what it had; where
+    the server has had pushes from after that checkpoint, memory and drift are dropped, because they would be counted
+    twice. ``ledger`` counts the bytes of this worker.
 
     Raises ``ServerGoneError`` where the server does not answer in time, now or later; ``ValueError`` if it was started
     with another method, seed, model, number of workers or version, or ``resume`` is not of this worker; what ``Caller``
@@ -49,32 +52,33 @@ class RemoteCaller:
 
     def __init__(
         self,
+        params: Parameters,
         method: LocalMethod,
-        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
         rank: int | None = None,
         workers: int | None = None,
-        *,
         address: str | None = None,
         seed: int = 0,
-        buffers: Mapping[str, Tensor] | None = None,
         timeout_seconds: float = 60.0,
         resume: Mapping[str, Any] | None = None,
     ) -> None:
+        parameters, buffers = named(params)
         Key(seed)
         if address is None:
-            place = torchrun_place("RemoteCaller")
+            place = torchrun_place("AsyncUpdates")
             rank, workers = place.rank - 1, place.world - 1
             address = served_address(place, timeout_seconds)
         if rank is None or workers is None:
-            raise ValueError(f"RemoteCaller: with an address it needs a rank and the number of workers, got {rank=}.")
+            raise ValueError(f"AsyncUpdates: with an address it needs a rank and the number of workers, got {rank=}.")
         self.caller = Caller(method, parameters, rank, workers, seed, buffers)
-        self.ledger = Ledger()
+        self.optimizer, self.ledger = optimizer, Ledger()
         self._address, self._timeout_seconds = address, timeout_seconds
         self._began = (0, 0, 0)  # steps, applied and skipped syncs when this was made or loaded
         greeting = {"rank": rank, "facts": common_facts(self.caller.terms, seed)}
         self._store, number, answer = greet(address, greeting, timeout_seconds)
         if "error" in answer:
-            raise ValueError(f"RemoteCaller: {answer['error']}")
+            raise ValueError(f"AsyncUpdates: {answer['error']}")
         self._life = str(answer["life"])
         self._applied = int(answer["applied"])  # pushes of this rank that are in the server's model
         try:
@@ -87,19 +91,20 @@ class RemoteCaller:
         else:
             self.load_state_dict(resume)
 
-    def after_step(self, learning_rates: Mapping[str, float]) -> Verdict | None:
-        """The inner optimiser has taken a step: call the server if it is time; what it did with the push."""
+    def step(self) -> Verdict | None:
+        """The optimiser has taken its step: call the server if it is time; what it did with the push."""
         self.caller.advance()
         if not self.caller.due():
             return None
-        verdict = self._exchange(lambda: self.caller.push(learning_rates))
+        rates = learning_rates_of(self.optimizer, self.caller.parameters)
+        verdict = self._exchange(lambda: self.caller.push(rates))
         if verdict not in (Verdict.APPLIED, Verdict.NOTHING):
             log.warning("worker %d, step %d: %s", self.caller.rank, self.caller.step, _MEANING[verdict])
         return verdict
 
     def _exchange(self, ask: Callable[[], Tensor]) -> Verdict:
         if self._link is None:
-            raise RuntimeError("RemoteCaller: it is closed; make a new one with resume=state_dict().")
+            raise RuntimeError("AsyncUpdates: it is closed; make a new one with resume=state_dict().")
         rank, workers = self.caller.rank, self.caller.terms.workers
         start = perf_counter()
         letter = ask()
@@ -186,7 +191,7 @@ class RemoteCaller:
                 log.warning("worker %d: the server has not heard the goodbye: %s", self.caller.rank, error)
             self._drop()
 
-    def __enter__(self) -> RemoteCaller:
+    def __enter__(self) -> AsyncUpdates:
         return self
 
     def __exit__(

@@ -276,7 +276,7 @@ def serve(
 ) -> ServerReport:
     """Serve an asynchronous training until all workers have said goodbye; ``model`` is where they start.
 
-    Workers are processes with a ``RemoteCaller``. None of them waits for another: each sends its drift when its
+    Workers are processes with ``AsyncUpdates``. None of them waits for another: each sends its drift when its
     schedule says so, the server applies it and answers. In the end ``model`` holds the server's parameters.
 
     ``address``: "host:port", a name by which workers reach this machine; without one, torchrun has started this process
