@@ -67,7 +67,7 @@ def test_the_contracts_of_the_architecture_page_are_those_of_the_code() -> None:
     (block,) = blocks(DOCS / "architecture.md", "python signatures")
     in_the_code: dict[str, str] = {}
     for path in sorted((ROOT / "src/thriftgrad").rglob("*.py")):
-        if path.parent.name in ("core", "aggregate", "comm", "train"):
+        if path.parent.name in ("core", "aggregate", "comm", "local", "train"):
             in_the_code |= signatures(text(path))
     shown = signatures(block.text)
     assert len(shown) >= 8
