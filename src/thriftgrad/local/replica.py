@@ -90,6 +90,15 @@ class Replica:
         """The parts whose results are used now; of a part without delay, the one that is starting."""
         return self.method.schedule.starting(self.step - self.method.schedule.delay_steps)
 
+    def on_their_way(self, step: int) -> tuple[int, ...]:
+        """The parts whose exchange has begun by this step and whose results have not been used."""
+        first = max(1, step - self.method.schedule.delay_steps + 1)
+        return tuple(part for begun in range(first, step + 1) for part in self.method.schedule.starting(begun))
+
+    def buffers(self, part: int) -> list[Tensor]:
+        """The buffers that are averaged with this part."""
+        return self._buffers[part]
+
     def drifts(self, part: int) -> list[Tensor]:
         """The anchor minus the local model, tensor by tensor."""
         anchors, members = self.parts[part].anchors, self._members[part]

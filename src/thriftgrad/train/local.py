@@ -20,7 +20,7 @@ from thriftgrad.core import Key
 from thriftgrad.local import LocalMethod, Replica, learning_rates_of
 from thriftgrad.local.replica import Exchanged
 from thriftgrad.train.groups import own_group
-from thriftgrad.train.local_state import check_facts, read, specs_of, written
+from thriftgrad.train.local_state import check_facts, read, specs_of, step_of, written
 from thriftgrad.train.state import agree, facts
 from thriftgrad.train.stats import LocalStats
 
@@ -35,9 +35,9 @@ class LocalUpdates:
     """Synchronise the models of several workers by a local method; ``step()`` follows every ``optimizer.step()``.
 
     ``params``: a module (its parameters that require gradients, and its buffers), or named parameters. Their values on
-    rank 0 are where all ranks start. ``optimizer``: the inner one, the caller's own; its learning rates are read, its
-    state is never touched. ``method``: a ``LocalMethod``, as from ``recipes.diloco(h=100)``; what it says of the inner
-    optimiser serves simulations and is not used here.
+    rank 0, and those of a module's frozen parameters, are where all ranks start. ``optimizer``: the inner one, the
+    caller's own; its learning rates are read, its state is never touched. ``method``: a ``LocalMethod``, as from
+    ``recipes.diloco(h=100)``; what it says of the inner optimiser serves simulations and is not used here.
 
     Call ``step()`` once for each step of the loop on every rank, whether or not a GradScaler skipped the optimiser's.
 
@@ -47,8 +47,8 @@ class LocalUpdates:
 
     A drift that is not finite, on any rank, takes all ranks back to the last shared model and enters no memory.
 
-    Raises ``TypeError`` for a method that is not local, ``ValueError`` for parameters that are empty or none, a seed
-    outside [0, 2**64), and on every rank where two ranks differ in method, seed, parameters or version.
+    Raises ``TypeError`` for a method that is not local, ``ValueError`` for one with an ``AsyncServer``, no parameters,
+    a seed outside [0, 2**64), and on every rank where two ranks differ in method, seed, parameters or version.
 
     >>> import torch, torch.distributed as dist, thriftgrad
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun gives the real ones
@@ -75,7 +75,7 @@ class LocalUpdates:
         site: dist.ProcessGroup | None = None,
         seed: int = 0,
     ) -> None:
-        parameters, buffers = _named(params)
+        parameters, buffers, frozen = _named(params)
         _check(method, parameters)
         Key(seed)
         self.method, self.seed, self.optimizer = method, seed, optimizer
@@ -84,13 +84,13 @@ class LocalUpdates:
             raise ValueError("LocalUpdates: a site is one of several; give the group of their first ranks as group=...")
         self._site = site
         self._leads = site is None or dist.get_rank(site) == 0
-        self._rank, self._world = (dist.get_rank(group), dist.get_world_size(group)) if self._leads else (0, 1)
+        self._rank, self._world = self._place(group)
         self._parameters, self._buffers = parameters, buffers
         device = next(iter(parameters.values())).device
         self._group = own_group(group, device) if self._leads else None
         for ranks in (self._group, site):
             if ranks is not None:
-                self._broadcast(ranks)
+                self._broadcast(ranks, *frozen)
         self._replica = Replica(method, parameters, buffers, seed)
         known = {"thriftgrad version": thriftgrad.__version__} | facts(method, seed, specs_of(self._replica))
         for ranks in (self._group, site):
@@ -99,10 +99,20 @@ class LocalUpdates:
         method.schedule.check(self._world)
         self._lane = Lane(self._group, self.ledger)
         self._flying: dict[int, Future[Exchanged]] = {}
+        self._closed = False
         self._began = (0, 0, 0)  # steps, syncs and skipped syncs when this was made or loaded
+
+    def _place(self, group: dist.ProcessGroup | None) -> tuple[int, int]:
+        """This rank among those that exchange, or its site's, and their number."""
+        place = [dist.get_rank(group), dist.get_world_size(group)] if self._leads else [0, 0]
+        if self._site is not None:
+            dist.broadcast_object_list(place, group=self._site, group_src=0)
+        return place[0], place[1]
 
     def step(self) -> None:
         """The optimiser has taken its step: synchronise what is due. Every rank calls it, once a step."""
+        if self._closed:
+            raise RuntimeError("LocalUpdates: this one is closed and synchronises no more; make another to train on.")
         replica = self._replica
         replica.advance()
         if self._leads:
@@ -125,14 +135,19 @@ class LocalUpdates:
                 self._replica.step,
             )
 
-    def _broadcast(self, ranks: dist.ProcessGroup) -> None:
-        """Everything from the first of these ranks to the others."""
+    def _broadcast(self, ranks: dist.ProcessGroup, *more: Tensor) -> None:
+        """What changes, and these tensors, from the first of these ranks to the others."""
         with torch.no_grad():
-            for tensor in (*self._parameters.values(), *self._buffers.values()):
+            for tensor in (*self._parameters.values(), *self._buffers.values(), *more):
                 dist.broadcast(tensor.detach(), group=ranks, group_src=0)
 
     def anchors(self) -> dict[str, Tensor]:
-        """The last model that all ranks shared, by parameter: what to evaluate or to publish between two syncs."""
+        """The last model that all ranks shared, by parameter: what to evaluate or to publish between two syncs.
+
+        Raises ``RuntimeError`` on all but the first rank of a site.
+        """
+        if not self._leads:
+            raise RuntimeError("anchors: the first rank of a site keeps them; call it there.")
         return self._replica.anchors()
 
     def stats(self) -> LocalStats:
@@ -156,8 +171,10 @@ class LocalUpdates:
         """What continues this training elsewhere: plain values and tensors, this rank's own; save one for each rank.
 
         Besides the model's and the optimiser's own. Memories stand under "memory/rank00001/...": no two ranks share a
-        key, so the states of all ranks fit into one dictionary.
+        key, so the states of all ranks fit into one dictionary. Of all but the first rank of a site, the step alone.
         """
+        if not self._leads:
+            return self._facts() | {"step": self._replica.step}
         self._lane.flush()  # a result on its way belongs to the state
         landed = {part: flying.value() for part, flying in self._flying.items()}
         return self._facts() | written(self._replica, landed, self._rank)
@@ -172,7 +189,10 @@ class LocalUpdates:
         model, or is damaged.
         """
         check_facts(saved, self._facts())
-        step, parts, landed = read(self._replica, saved, self._rank, self._world)
+        if self._leads:
+            step, parts, landed = read(self._replica, saved, self._rank, self._world)
+        else:
+            step, parts, landed = step_of(saved), self._replica.parts, {}
         with torch.no_grad():
             self._replica.restart(step, parts)
         self._flying = {part: _arrived(exchanged) for part, exchanged in landed.items()}
@@ -184,7 +204,8 @@ class LocalUpdates:
         return place | facts(self.method, self.seed, specs_of(self._replica))
 
     def close(self) -> None:
-        """Leave the process group; a later ``step`` that must synchronise fails."""
+        """Leave the process group; a later ``step`` raises ``RuntimeError``."""
+        self._closed = True
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
             self._group = None
@@ -204,14 +225,15 @@ def _arrived(exchanged: Exchanged) -> Future[Exchanged]:
     return future
 
 
-def _named(params: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers by name."""
+def _named(params: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
+    """Parameters and buffers by name, and parameters that are not trained."""
     if isinstance(params, DistributedDataParallel):
         params = params.module
     if isinstance(params, nn.Module):
         named = {name: p for name, p in params.named_parameters() if p.requires_grad}
-        return dict(named), dict(params.named_buffers())
-    return dict(params.items() if isinstance(params, Mapping) else params), {}
+        frozen = [p for p in params.parameters() if not p.requires_grad]
+        return dict(named), dict(params.named_buffers()), list(frozen)
+    return dict(params.items() if isinstance(params, Mapping) else params), {}, []
 
 
 def _check(method: object, parameters: Mapping[str, Tensor]) -> None:
@@ -222,5 +244,10 @@ def _check(method: object, parameters: Mapping[str, Tensor]) -> None:
             else "take one such as recipes.local_sgd(h=8), or attach(...) for methods that exchange gradients"
         )
         raise TypeError(f"LocalUpdates: method must be a LocalMethod, got {method!r}; {cure}.")
+    if method.asynchronous:
+        raise ValueError(
+            f"LocalUpdates: the workers of {method!r} call a server, each when it suits them; use serve(...) there and "
+            "AsyncUpdates(...) here."
+        )
     if not parameters:
         raise ValueError("LocalUpdates: there are no parameters that require gradients; pass the module to be trained.")

@@ -15,6 +15,8 @@ from thriftgrad.local.replica import Exchanged, Part
 from thriftgrad.train.state import Leaf, first_difference, flatten, restore
 
 MEMORY = re.compile(r"(.*\bmemory)/rank(\d{5})/(.*)")
+SERVERS = re.compile(r"/rank\d{5}/[^/]+/(.*/)?down/(.*/)?memory$")
+"""What a parameter server has not sent back; only its own is ever used."""
 
 
 def specs_of(replica: Replica) -> list[TensorSpec]:
@@ -65,14 +67,21 @@ def read(
 ) -> tuple[int, list[Part], dict[int, Exchanged]]:
     """The step, the parts and the results that had arrived; memories of another number of ranks are averaged."""
     saved = _own_memories(saved, rank, world)
+    step = step_of(saved)
     parts = [_part(replica, part, saved, "", rank, world) for part in replica.parts]
     arrived = {}
-    for i, part in enumerate(replica.parts):
-        at = f"arrived/{i}/"
-        if f"{at}skipped" in saved:
-            after = None if saved[f"{at}skipped"] else _part(replica, part, saved, at, rank, world)
-            arrived[i] = Exchanged(after, _listed(saved, f"{at}mean/"), _listed(saved, f"{at}buffer/"))
-    return int(saved["step"]), parts, arrived
+    for i in replica.on_their_way(step):
+        at, part = f"arrived/{i}/", replica.parts[i]
+        after = None if _count(saved, f"{at}skipped") else _part(replica, part, saved, at, rank, world)
+        mean = [_like(x, saved, f"{at}mean/{j}") for j, x in enumerate(part.anchors)]
+        buffers = [_like(x, saved, f"{at}buffer/{j}") for j, x in enumerate(replica.buffers(i))]
+        arrived[i] = Exchanged(after, mean, buffers)
+    return step, parts, arrived
+
+
+def step_of(saved: Mapping[str, Any]) -> int:
+    """How many steps had been taken; ``ValueError`` if that is no number of them."""
+    return _count(saved, "step")
 
 
 def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, rank: int, world: int) -> Part:
@@ -98,9 +107,15 @@ def _like(template: Tensor, saved: Mapping[str, Any], path: str) -> Tensor:
     return x.to(template.device, copy=True)
 
 
-def _listed(saved: Mapping[str, Any], at: str) -> list[Tensor]:
-    found = {int(key.removeprefix(at)): x for key, x in saved.items() if key.startswith(at)}
-    return [found[i].clone() for i in sorted(found)]
+def _count(saved: Mapping[str, Any], path: str) -> int:
+    """A number of the checkpoint; ``ValueError`` where it is missing or none."""
+    count = saved.get(path)
+    if not isinstance(count, int) or count < 0:
+        raise ValueError(
+            f"load_state_dict: {path!r} is missing or no count, got {count!r}; the state is incomplete or altered, so "
+            "use another checkpoint."
+        )
+    return count
 
 
 def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, Any]:
@@ -122,7 +137,17 @@ def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, 
     for key, match in matches.items():
         if int(match[2]) in needed:
             leaves.setdefault(f"{match[1]}/rank{rank:05d}/{match[3]}", []).append(saved[key])
-    return own | {path: _mean(each) for path, each in leaves.items()}
+    if then == world:
+        return own | {path: each[0] for path, each in leaves.items()}
+    return own | {path: _servers(each, rank) if SERVERS.search(path) else _mean(each) for path, each in leaves.items()}
+
+
+def _servers(leaves: Sequence[Leaf], rank: int) -> Leaf:
+    """A memory of the way back, which counts once and not for each rank: all of it to the server, rank 0."""
+    first = leaves[0]
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    assert isinstance(first, Tensor)
+    return torch.stack(tensors).sum(0) if rank == 0 else torch.zeros_like(first)
 
 
 def _mean(leaves: Sequence[Leaf]) -> Leaf:
