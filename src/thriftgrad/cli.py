@@ -165,6 +165,14 @@ def alq(context: typer.Context, quick: Quick = False, out: ReproductionFolder = 
     _reproduce(context, reproduction(quick), out)
 
 
+@reproduce.command()
+def qsparse(context: typer.Context, quick: Quick = False, out: ReproductionFolder = None) -> None:
+    """Qsparse-local-SGD, NeurIPS 2019: sparsified, quantised, local updates, uplink and downlink counted."""
+    from thriftgrad.lab.reproduce.qsparse import reproduction
+
+    _reproduce(context, reproduction(quick), out)
+
+
 @app.command()
 def methods() -> None:
     """List the recipes and the words of the algebra."""

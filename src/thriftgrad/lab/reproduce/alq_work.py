@@ -171,8 +171,9 @@ def studies(vision: str, quick: bool) -> tuple[Study, ...]:
         _on_digits("bucket", _by("bucket", {k: arms(BITS, k) for k in (64, 1024, 8192, 32768)}, small[FP32]), 80)
     )
     trio = _of(small, FP32, "ALQ", "QSGDinf")
-    plain = tuple(replace(arm, method=replace(arm.method, momentum=0.0)) for arm in trio)
-    adam = tuple(replace(arm, method=AdamMethod(arm.method.aggregator)) for arm in trio)
+    methods = [arm.method for arm in trio if isinstance(arm.method, Method)]
+    plain = tuple(replace(arm, method=replace(each, momentum=0.0)) for arm, each in zip(trio, methods, strict=True))
+    adam = tuple(replace(arm, method=AdamMethod(each.aggregator)) for arm, each in zip(trio, methods, strict=True))
     found.append(replace(_on_digits("momentum 0", plain, 80, 10), grid=(0.3, 1.0, 3.0, 10.0)))
     found.append(replace(_on_digits("adam", adam, 80, 10), grid=(0.003, 0.01, 0.03, 0.1)))
     found += [_on_digits(f"batch {size}", trio, 80, 10, batch_size=size) for size in (8, 128)]

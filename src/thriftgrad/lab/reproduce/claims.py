@@ -37,6 +37,7 @@ class Curve:
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    dots: bool = False  # points that no line joins
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,21 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """A picture of numbers on a grid, a row of values for each of ``rows``."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def lines(self) -> tuple[tuple[str, ...], ...]:
+        """The same numbers as lines of a table."""
+        cells = [[f"{value:.3g}" for value in line] for line in self.values]
+        return tuple((row, *line) for row, line in zip(self.rows, cells, strict=True))
+
+
+@dataclass(frozen=True)
 class Finding:
     """What was measured: ``ours`` in a sentence, the verdict, and why it is so, in a sentence.
 
@@ -63,7 +79,7 @@ class Finding:
     why: str
     judged: tuple[str, ...]
     tables: tuple[Table, ...] = ()
-    charts: tuple[Chart, ...] = ()
+    charts: tuple[Chart | HeatMap, ...] = ()
 
 
 Check = Callable[[Evidence], Finding]

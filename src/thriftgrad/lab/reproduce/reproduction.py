@@ -13,6 +13,7 @@ import torch
 
 import thriftgrad
 from thriftgrad.lab.comparison import cpu_name
+from thriftgrad.lab.load import read_configuration
 from thriftgrad.lab.reproduce.claims import Claim, Finding
 from thriftgrad.lab.reproduce.evidence import Evidence
 from thriftgrad.lab.reproduce.pool import Job, Sign, work
@@ -105,11 +106,12 @@ def judge(reproduction: Reproduction, folder: Path, command: str = "") -> Result
 
 
 def _methods(studies: Sequence[Study], folder: Path) -> list[tuple[str, str, str]]:
-    found = []
-    for study in studies:
-        rates = study.configured_rates(folder)
-        found += [(f"{study.name}: {arm.label}", repr(arm.method), f"{rates[arm.label]:g}") for arm in study.arms]
-    return found
+    configurations = {study.name: read_configuration(folder / study.folder) for study in studies}
+    return [
+        (f"{name}: {row.label}", row.expression, f"{row.learning_rate:g}")
+        for name, configuration in configurations.items()
+        for row in configuration.methods
+    ]
 
 
 def _claim_folder(reproduction: Reproduction, folder: Path) -> None:

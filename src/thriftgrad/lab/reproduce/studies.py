@@ -18,6 +18,8 @@ from thriftgrad.lab.comparison import Comparison, Request, prepare, resolve
 from thriftgrad.lab.reproduce.calibration import calibrated
 from thriftgrad.lab.reproduce.pool import Job
 from thriftgrad.lab.runner import TUNING_SEED, execute, is_finished
+from thriftgrad.local import LocalMethod
+from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
 
 
@@ -26,6 +28,10 @@ class AdamMethod(Method):
     """A method whose estimates go to Adam (Kingma and Ba, 2015, arXiv:1412.6980) with its usual constants."""
 
     momentum_place: str = "Adam, after aggregation"
+
+    @property
+    def momentum_described(self) -> str:
+        return self.momentum_place
 
     def optimizer(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=learning_rate)
@@ -36,12 +42,12 @@ class Arm:
     """One method of a study."""
 
     label: str
-    method: Method
+    method: Method | LocalMethod
 
     @property
     def slug(self) -> str:
         """Its file name."""
-        return "".join(c if c.isalnum() or c == "." else "-" for c in self.label.lower()).strip("-")
+        return "".join(c if c.isalnum() or c in ".+" else "-" for c in self.label.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Study:
                 slug=arm.slug,
                 expression=repr(arm.method),
                 paper=arm.method.paper or None,
-                momentum=arm.method.momentum_place,
+                momentum=arm.method.momentum_described,
                 learning_rate=rates[arm.label],
                 tuning=None,
             )
@@ -90,8 +96,13 @@ class Study:
         )
         size = self.batch_size or base.configuration.batch_size
         every = max(1, self.steps // self.evaluations)
-        task = calibrated(base.task, self.calibration) if self.calibration else base.task
-        told = replace(base.configuration.task, description=task.description)
+        task = self.posed(calibrated(base.task, self.calibration) if self.calibration else base.task)
+        told = replace(
+            base.configuration.task,
+            description=task.description,
+            quality=task.quality,
+            higher_is_better=task.higher_is_better,
+        )
         return Comparison(
             replace(base.request, methods=tuple(arm.label for arm in self.arms)),
             replace(base.configuration, task=told, methods=rows, batch_size=size, evaluate_every=every),
@@ -99,6 +110,14 @@ class Study:
             {arm.slug: arm.method for arm in self.arms},
             base.links,
         )
+
+    def posed(self, task: Task) -> Task:
+        """The task as this study poses it; its description says what is changed."""
+        return task
+
+    def late_loss(self, run: records.Run) -> float | None:
+        """What tuning minimises: the mean training loss over the last half of the evaluations; None if it diverged."""
+        return late([at.loss for at in run.evaluations], run)
 
     def tuning(self) -> Study:
         """The study that tries every rate of the grid with every arm: an arm of it for each pair."""
@@ -117,11 +136,6 @@ class Study:
         tuned = tuned_rates(self, folder)
         rates = {label: tuning.grid[_best(tuning)] for label, tuning in tuned.items()}
         return self._prepared(folder, rates, tuned, tuple(range(self.seeds)))
-
-    def configured_rates(self, folder: Path) -> dict[str, float]:
-        """The learning rates that its folder says."""
-        configuration = records.read_configuration(folder / self.folder)
-        return {row.label: row.learning_rate for row in configuration.methods}
 
     def _rate(self, factor: float) -> float:
         learning_rate = _resolved(self.task, self.workers, self.seeds, self.steps, self.links).task.learning_rate
@@ -174,7 +188,7 @@ def tuned_rates(study: Study, folder: Path) -> dict[str, records.Tuning]:
     """What tuning found, by label; the training loss alone decides."""
     tuning = study.tuning()
     configuration, runs = records.load(folder / tuning.folder)
-    losses = {run.method: _late_loss(run) for run in runs}
+    losses = {run.method: tuning.late_loss(run) for run in runs}
     slugs = {row.label: row.slug for row in configuration.methods}
     found = {}
     for arm in study.arms:
@@ -185,10 +199,10 @@ def tuned_rates(study: Study, folder: Path) -> dict[str, records.Tuning]:
     return found
 
 
-def _late_loss(run: records.Run) -> float | None:
-    """The mean training loss over the last half of the evaluations; None if it diverged."""
-    losses = [at.loss for at in run.evaluations if at.loss is not None]
-    return None if run.status != "finished" or not losses else fmean(losses[len(losses) // 2 :])
+def late(values: Sequence[float | None], run: records.Run) -> float | None:
+    """The mean over the last half of what there is; None if the run diverged."""
+    found = [value for value in values if value is not None]
+    return None if run.status != "finished" or not found else fmean(found[len(found) // 2 :])
 
 
 def _best(tuning: records.Tuning) -> int:
