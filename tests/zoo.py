@@ -56,6 +56,21 @@ from thriftgrad.compress import (
 )
 from thriftgrad.core import Compressor, ErrorFeedback, LinearCompressor, Shrink
 from thriftgrad.core.compressor import Expression
+from thriftgrad.local import (
+    AsyncServer,
+    At,
+    Every,
+    InnerAdamW,
+    InnerSGD,
+    LocalMethod,
+    OuterSGD,
+    OuterSign,
+    PerWorker,
+    PostLocal,
+    RandomGaps,
+    SlowMo,
+    Streaming,
+)
 from thriftgrad.train.method import Method
 from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -293,6 +308,8 @@ RECIPES: dict[str, tuple[Method, ...]] = {
     "one_bit_sgd": (recipes.one_bit_sgd(), recipes.one_bit_sgd(bucket=64)),
     "eden": (recipes.eden(), recipes.eden(bits=4)),
     "drive": (recipes.drive(),),
+    "dgc": (recipes.dgc(), recipes.dgc(fraction=0.05, clip=1.0, warm_up_every=2, nesterov=True)),
+    "double_squeeze": (recipes.double_squeeze(), recipes.double_squeeze(fraction=0.1, momentum=0.0)),
     "qsgd_inf": (recipes.qsgd_inf(), recipes.qsgd_inf(bits=8)),
     "top_k": (recipes.top_k(), recipes.top_k(fraction=0.1)),
     "random_k": (recipes.random_k(), recipes.random_k(fraction=0.1)),
@@ -305,6 +322,52 @@ RECIPES: dict[str, tuple[Method, ...]] = {
 METHODS = (
     *(method for rows in RECIPES.values() for method in rows),
     Method(AllReduce(Identity()), momentum=0.8, nesterov=True),
+)
+
+LOCAL_RECIPES: dict[str, tuple[LocalMethod, ...]] = {
+    "local_sgd": (recipes.local_sgd(), recipes.local_sgd(h=1, momentum=0.0)),
+    "post_local_sgd": (recipes.post_local_sgd(switch=3, h=2, momentum=0.5), recipes.post_local_sgd(switch=1)),
+    "qsparse_local_sgd": (
+        recipes.qsparse_local_sgd(k=3, h=2),
+        recipes.qsparse_local_sgd(fraction=0.2, quantizer=Shrink(QSGD(levels=4, bucket=None)), h=4, momentum=0.0),
+        recipes.qsparse_local_sgd(k=5, quantizer=None, h=3, asynchronous=True),
+    ),
+    "mem_sgd": (recipes.mem_sgd(), recipes.mem_sgd(fraction=0.2, momentum=0.5)),
+    "ef_sgd": (recipes.ef_sgd(), recipes.ef_sgd(TopK(k=3), momentum=0.0)),
+    "dist_ef_sgd": (recipes.dist_ef_sgd(), recipes.dist_ef_sgd(momentum=0.0)),
+    "slow_mo": (recipes.slow_mo(), recipes.slow_mo(h=3, momentum=0.0, slow_momentum=0.5)),
+    "diloco": (recipes.diloco(h=4), recipes.diloco(h=2, outer_momentum=0.0, weight_decay=0.0)),
+    "streaming_diloco": (
+        recipes.streaming_diloco(h=4, fragments=2),
+        recipes.streaming_diloco(h=6, fragments=2, delay=2, mixing=0.0, outer_learning_rate=0.5),
+    ),
+    "sparse_loco": (recipes.sparse_loco(h=3), recipes.sparse_loco(h=2, fraction=0.2, bits=4, decay=1.0)),
+    "demo": (recipes.demo(), recipes.demo(k=2, chunk=4, decay=0.9)),
+}
+_SENT = ErrorFeedback(TopK(k=3))
+
+LOCAL_METHODS: tuple[LocalMethod, ...] = (
+    *(method for rows in LOCAL_RECIPES.values() for method in rows),
+    LocalMethod(AllReduce(ErrorFeedback(RandomK(fraction=0.25, rescale=False))), At((1, 4, 5)), InnerSGD()),
+    LocalMethod(
+        ParameterServer(_SENT, Nonzeros()),
+        Every(4, offset=1),
+        InnerSGD(0.5, weight_decay=0.01),
+        OuterSGD(0.9, 0.5, nesterov=False),
+        buffers="local",
+        reset_memory_on_lr_drop=True,
+        learning_rate_scale=0.5,
+        paper="none",
+    ),
+    LocalMethod(AllGather(QSGD(bits=4)), PostLocal(2, 3), InnerAdamW(0.8, 0.95, 0.1), SlowMo(0.9, 0.4)),
+    LocalMethod(PowerSGD(rank=1), Every(2), outer=OuterSign(weight_decay=0.1)),
+    LocalMethod(AllGather(ALQ(bits=3, bucket=16)), Every(2)),
+    LocalMethod(AllGather(_SENT, mean="senders"), Streaming(4, 2, delay=1, mixing=0.25), outer=OuterSGD()),
+    LocalMethod(
+        AsyncServer(_SENT, Identity(), max_staleness=2), PerWorker((Every(1), Every(2), Every(3))), InnerSGD(0.5)
+    ),
+    LocalMethod(AsyncServer(_SENT, Nonzeros()), RandomGaps(3, seed=4)),
+    LocalMethod(AsyncServer(QSGD(bits=8), ErrorFeedback(TopK(fraction=0.5))), Every(2)),
 )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 import zoo
-from thriftgrad import aggregate, compress, core, recipes
+from thriftgrad import aggregate, compress, core, local, recipes
 from thriftgrad.core import Compressor, LinearCompressor
+from thriftgrad.local import AsyncServer, Inner, LocalMethod, Outer, Schedule
 from thriftgrad.train.method import Method
 from thriftgrad.wire import coders
 
-ROWS = (*zoo.COMPRESSORS, *zoo.AGGREGATORS, *zoo.METHODS)
+ROWS = (*zoo.COMPRESSORS, *zoo.AGGREGATORS, *zoo.METHODS, *zoo.LOCAL_METHODS)
 PARTS = [part for row in ROWS for part in zoo.parts(row)]
 ABSTRACT = {"Aggregator", "TensorState"}
 COMBINATORS = [
@@ -23,12 +24,22 @@ COMBINATORS = [
     and issubclass(cls, Compressor)
     and cls not in (Compressor, LinearCompressor)
 ]
+LOCAL = [
+    cls
+    for name in local.__all__
+    if isinstance(cls := getattr(local, name), type)
+    and issubclass(cls, Schedule | Outer | Inner)
+    and cls not in (Schedule, Outer, Inner)
+]
 CLASSES = [
     *(made for name in compress.__all__ if isinstance(made := getattr(compress, name), type)),
     *(getattr(aggregate, name) for name in aggregate.__all__ if name not in ABSTRACT),
     *(getattr(coders, name) for name in coders.__all__ if name != "Coder"),
     *COMBINATORS,
+    *LOCAL,
     Method,
+    LocalMethod,
+    AsyncServer,
 ]
 
 
@@ -48,8 +59,9 @@ def test_every_option_is_turned_on_somewhere(cls: type, option: Any) -> None:
 
 
 def test_every_recipe_has_a_row() -> None:
-    assert set(zoo.RECIPES) == set(recipes.__all__)
+    assert {*zoo.RECIPES, *zoo.LOCAL_RECIPES} == set(recipes.__all__)
     assert all(isinstance(method, Method) for method in zoo.METHODS)
+    assert all(isinstance(method, LocalMethod) for method in zoo.LOCAL_METHODS)
 
 
 @pytest.mark.parametrize("name", recipes.__all__)
