@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
 
 import thriftgrad
 from thriftgrad.comm import Lane, Ledger
@@ -21,14 +20,13 @@ from thriftgrad.local import LocalMethod, Replica, learning_rates_of
 from thriftgrad.local.replica import Exchanged
 from thriftgrad.train.groups import own_group
 from thriftgrad.train.local_state import check_facts, read, specs_of, step_of, written
+from thriftgrad.train.parameters import Parameters, named
 from thriftgrad.train.state import agree, facts
 from thriftgrad.train.stats import LocalStats
 
 log = logging.getLogger("thriftgrad")
 
 STATE_VERSION = 1
-
-Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
 class LocalUpdates:
@@ -75,7 +73,7 @@ class LocalUpdates:
         site: dist.ProcessGroup | None = None,
         seed: int = 0,
     ) -> None:
-        parameters, buffers, frozen = _named(params)
+        parameters, buffers, frozen = named(params)
         _check(method, parameters)
         Key(seed)
         self.method, self.seed, self.optimizer = method, seed, optimizer
@@ -223,17 +221,6 @@ def _arrived(exchanged: Exchanged) -> Future[Exchanged]:
     future: Future[Exchanged] = Future()
     future.set_result(exchanged)
     return future
-
-
-def _named(params: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
-    """Parameters and buffers by name, and parameters that are not trained."""
-    if isinstance(params, DistributedDataParallel):
-        params = params.module
-    if isinstance(params, nn.Module):
-        named = {name: p for name, p in params.named_parameters() if p.requires_grad}
-        frozen = [p for p in params.parameters() if not p.requires_grad]
-        return dict(named), dict(params.named_buffers()), list(frozen)
-    return dict(params.items() if isinstance(params, Mapping) else params), {}, []
 
 
 def _check(method: object, parameters: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -10,15 +11,25 @@ from torch.nn.parallel import DistributedDataParallel
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
-def named(params: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters that require gradients, and buffers, by name; named parameters are taken as they are.
+class Named(NamedTuple):
+    """Parameters that are trained and buffers, by name, and parameters that are not trained."""
 
-    >>> [list(each) for each in named(nn.BatchNorm1d(2))]
-    [['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked']]
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    frozen: list[Tensor]
+
+
+def named(params: Parameters) -> Named:
+    """The tensors of a module, wrapped in DDP or not; named parameters are taken as they are, all of them trained.
+
+    >>> found = named(nn.BatchNorm1d(2))
+    >>> list(found.parameters), list(found.buffers)
+    (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
     """
     if isinstance(params, DistributedDataParallel):
         params = params.module
     if isinstance(params, nn.Module):
         trained = {name: p for name, p in params.named_parameters() if p.requires_grad}
-        return dict(trained), dict(params.named_buffers())
-    return dict(params.items() if isinstance(params, Mapping) else params), {}
+        frozen = [p for p in params.parameters() if not p.requires_grad]
+        return Named(dict(trained), dict(params.named_buffers()), list(frozen))
+    return Named(dict(params.items() if isinstance(params, Mapping) else params), {}, [])

@@ -63,7 +63,7 @@ class AsyncUpdates:
         timeout_seconds: float = 60.0,
         resume: Mapping[str, Any] | None = None,
     ) -> None:
-        parameters, buffers = named(params)
+        parameters, buffers, _ = named(params)
         Key(seed)
         if address is None:
             place = torchrun_place("AsyncUpdates")
