@@ -11,6 +11,7 @@ def test_the_papers_are_listed(cli):
     assert result.code == 0
     assert "nuqsgd" in result.out
     assert "alq" in result.out
+    assert "qsparse" in result.out
 
 
 def test_an_unknown_paper_is_one_sentence(cli):

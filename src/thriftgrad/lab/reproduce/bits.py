@@ -77,7 +77,9 @@ def spent(runs: StudyRuns, label: str, target: Target, count: Count) -> list[flo
 
 def _first(run: Run, threshold: float, higher_is_better: bool) -> Evaluation | None:
     for at in run.evaluations:
-        if at.quality is not None and (at.quality >= threshold if higher_is_better else at.quality <= threshold):
+        if at.quality is None or not at.payload_up_bytes:
+            continue  # a model that nobody has sent anything about
+        if at.quality >= threshold if higher_is_better else at.quality <= threshold:
             return at
     return None
 

@@ -305,8 +305,10 @@ def _last_loss(run: Run) -> float:
 
 
 def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's, with mean ranks for ties."""
+    """Spearman's, with mean ranks for ties; 0 where one of them ranks nothing."""
     ranks = [_ranks(np.asarray(each, dtype=np.float64)) for each in (a, b)]
+    if any(np.ptp(each) == 0 for each in ranks):
+        return 0.0
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
