@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         SlowMo,
         Streaming,
     )
-    from thriftgrad.train import LocalUpdates, AsyncUpdates, ServerGoneError, attach, serve
+    from thriftgrad.train import AsyncUpdates, LocalUpdates, ServerGoneError, attach, serve
     from thriftgrad.vocabulary import parse
     from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -89,6 +89,7 @@ __all__ = [
     "AllGather",
     "AllReduce",
     "AsyncServer",
+    "AsyncUpdates",
     "At",
     "Average",
     "BinMeans",
@@ -127,7 +128,6 @@ __all__ = [
     "RandomBlock",
     "RandomGaps",
     "RandomK",
-    "AsyncUpdates",
     "ScatterReduce",
     "ServerGoneError",
     "Shrink",
@@ -214,7 +214,7 @@ _HOMES = {
         "SlowMo",
         "Streaming",
     ),
-    "thriftgrad.train": ("LocalUpdates", "AsyncUpdates", "ServerGoneError", "attach", "serve"),
+    "thriftgrad.train": ("AsyncUpdates", "LocalUpdates", "ServerGoneError", "attach", "serve"),
     "thriftgrad.vocabulary": ("parse",),
 }
 
