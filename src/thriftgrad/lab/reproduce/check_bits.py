@@ -34,9 +34,18 @@ from thriftgrad.lab.reproduce.intervals import Interval, interval
 
 
 def fewer(
-    study: str, costly: str, thrifty: str, targets: Sequence[Target], times: tuple[float, float], reasons: Reasons
+    study: str,
+    costly: str,
+    thrifty: str,
+    targets: Sequence[Target],
+    times: tuple[float, float],
+    reasons: Reasons,
+    shown: bool = True,
 ) -> Check:
-    """To each target, ``thrifty`` sends between ``times`` fewer bits than ``costly``, counted as the paper does."""
+    """To each target, ``thrifty`` sends between ``times`` fewer bits than ``costly``, counted as the paper does.
+
+    ``shown``: with the study's tables and chart, which several claims share.
+    """
 
     def check(evidence: Evidence) -> Finding:
         runs = evidence.study(study)
@@ -46,9 +55,10 @@ def fewer(
             f"to {name} {'not reached by every seed' if each is None else f'{each.text()} times fewer'}"
             for name, each in found.items()
         )
-        tables = tuple(target_table(runs, target) for target in targets)
+        tables = tuple(target_table(runs, target) for target in targets if shown)
+        charts = (progress_chart(runs),) if shown else ()
         ours = f"{thrifty} against {costly}, uplink: {listed}."
-        return Finding(ours, verdict, reasons.of(verdict), (costly, thrifty), tables, (progress_chart(runs),))
+        return Finding(ours, verdict, reasons.of(verdict), (costly, thrifty), tables, charts)
 
     return check
 

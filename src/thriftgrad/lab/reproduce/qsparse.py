@@ -113,6 +113,7 @@ def headlines(task: str) -> list[Claim]:
                     "of this network a larger share; see the table of layouts.",
                     unsettled="Not every seed reaches the target, or the seeds do not settle it.",
                 ),
+                shown=False,
             ),
         ),
         Claim(
@@ -152,6 +153,7 @@ def convex() -> list[Claim]:
                     in_part="To one target it does, to the other not, or not decidedly.",
                     unsettled="Not every seed reaches the target, or the seeds do not settle it.",
                 ),
+                shown=h == 4,
             ),
         )
         for h, costly, name, low, high, paper in (

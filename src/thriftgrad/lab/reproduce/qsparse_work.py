@@ -17,7 +17,7 @@ from thriftgrad.local import Every, InnerSGD, PerWorker, RandomGaps
 ELEMENTS = {"softmax": 650, "logreg": 30, "digits": 32768, "digits32": 36864, "text": 65536}
 """The largest tensor of each task; only dense unscaled QSGD looks at it."""
 CONVEX_GRID = (1.0, 4.0, 16.0, 64.0)  # without momentum, of rates that suit momentum 0.9
-NET_GRID = (0.2, 0.6, 1.8)
+TEXT_GRID = (0.2, 0.6, 1.8)
 GAP, SLOW = 8, 32
 MANY, FEW = 32, 8
 """Of the 650 coordinates of the convex task: 5 % in the grid, 1.2 % where savings are the question."""
@@ -129,7 +129,7 @@ def logreg(quick: bool) -> tuple[LocalStudy, LocalStudy]:
         seeds=3 if quick else 5,
         steps=steps,
         step_seconds=0.0007,
-        grid=CONVEX_GRID[:3] if quick else CONVEX_GRID,
+        grid=tuple(4 * rate for rate in (CONVEX_GRID[:3] if quick else CONVEX_GRID)),
         tuning_steps=steps // 2,
         workers=4 if quick else 15,
         evaluations=16 if quick else 40,
@@ -216,12 +216,12 @@ def nets(quick: bool) -> tuple[LocalStudy, ...]:
             arms=arms(on_net(KEPT, GAP), "digits32", NESTEROV),
             seeds=5,
             steps=96,
-            step_seconds=0.030,
-            grid=NET_GRID,
-            tuning_steps=32,
+            step_seconds=0.040,
+            grid=(1.0, 3.0, 9.0),
+            tuning_steps=24,
             workers=8,
             batch_size=4,
-            evaluations=16,
+            evaluations=12,
         ),
         LocalStudy(
             name="text",
@@ -230,7 +230,7 @@ def nets(quick: bool) -> tuple[LocalStudy, ...]:
             seeds=5,
             steps=64,
             step_seconds=0.030,
-            grid=NET_GRID,
+            grid=TEXT_GRID,
             tuning_steps=24,
             workers=8,
             batch_size=2,
