@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,3 +81,8 @@ def same_leaf(a: Any, b: Any) -> bool:
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))
+
+
+def label(value: object) -> str:
+    """What a test is called after: the repr without addresses, which differ between the processes of one run."""
+    return re.sub(r" at 0x\w+", "", repr(value))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from samples import gradients, same_bits, specs, step, vector
+from samples import gradients, label, same_bits, specs, step, vector
 from thriftgrad import (
     ALQ,
     QSGD,
@@ -59,7 +59,7 @@ def test_a_message_of_another_stage_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [AllGather, lambda c: ParameterServer(c, TopK(k=1)), lambda c: ParameterServer(c, c)], ids=str
+    "make", [AllGather, lambda c: ParameterServer(c, TopK(k=1)), lambda c: ParameterServer(c, c)], ids=label
 )
 def test_a_worker_that_has_fallen_behind_is_told(make: Any) -> None:
     method = make(WarmUp((TopK(k=3), TopK(k=2)), every=1))

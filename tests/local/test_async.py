@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from local import oracles
-from samples import same_bits
+from samples import label, same_bits
 from thriftgrad import (
     ALQ,
     QSGD,
@@ -143,7 +143,7 @@ def synchronous(method: LocalMethod, workers: int, steps: int) -> tuple[list[Mod
         (TOP, Nonzeros()),
         (QSGD(bits=4), ErrorFeedback(Sign())),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_equal_sets_are_the_synchronous_method_to_the_bit(
     up: Compressor[Any, Any], down: Compressor[Any, Any] | None, h: int
@@ -178,7 +178,7 @@ SLOW = PerWorker((Every(2), RandomGaps(5, seed=1), Every(16)))
         asynchronous(SLOW, up=QSGD(bits=4), max_staleness=5),
         asynchronous(RandomGaps(4), up=ErrorFeedback(Sign()), down=Identity()),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_the_server_is_ahead_of_the_gradients_by_what_is_owed(method: LocalMethod) -> None:
     fleet = Fleet(method, dtype=torch.float64)

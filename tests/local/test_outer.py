@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from local import oracles
+from samples import label
 from thriftgrad import AllGather, Identity, TensorSpec
 from thriftgrad.local import (
     AsyncServer,
@@ -56,7 +57,7 @@ def run(outer: Outer[Any]) -> list[Tensor]:
         OuterSGD(1.3, 0.0, nesterov=False),
         OuterSGD(0.2, 0.99, nesterov=True),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_outer_sgd_is_torchs_with_the_drift_for_a_gradient(outer: OuterSGD) -> None:
     parameter = torch.nn.Parameter(torch.ones(SHAPE, dtype=torch.float64))
@@ -75,7 +76,7 @@ def test_outer_sgd_is_torchs_with_the_drift_for_a_gradient(outer: OuterSGD) -> N
         (SlowMo(), oracles.slow_mo()),
         (SlowMo(learning_rate=0.8, momentum=0.5), oracles.slow_mo(0.8, 0.5)),  # at learning rates that change
     ],
-    ids=repr,
+    ids=label,
 )
 def test_the_formulas(outer: Outer[Any], rule: oracles.Rule) -> None:
     x, state = np.ones(SHAPE), None

@@ -14,7 +14,7 @@ from torch import Tensor
 from local import oracles
 from local.oracles import Array, Step, quadratics, top_k
 from local.workers import Workers, vector
-from samples import same_bits, step
+from samples import label, same_bits, step
 from thriftgrad import (
     QSGD,
     AllGather,
@@ -129,7 +129,7 @@ def single(x: Array) -> Array:
         (TopK(k=9) >> Sign(), partial(sign_top_k, k=9)),
         (Identity(), oracles.identity),
     ],
-    ids=repr,
+    ids=label,
 )
 @pytest.mark.parametrize(
     ("settings", "decay", "inner", "outer"),
@@ -197,7 +197,7 @@ FED_BACK: tuple[Aggregator[Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("aggregator", FED_BACK, ids=repr)
+@pytest.mark.parametrize("aggregator", FED_BACK, ids=label)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_the_shared_model_is_off_by_the_mean_memory(aggregator: Any, dtype: torch.dtype, tolerance: float) -> None:
     # x - v = (1/R) sum m, with v = x_0 less all workers' steps, and the server's memory where it has one.
@@ -232,7 +232,7 @@ def test_identity_leaves_no_memory() -> None:
     assert workers.replicas[0].memory_norm() == 0
 
 
-@pytest.mark.parametrize("aggregator", [AllGather(TOP), AllReduce(Identity())], ids=repr)
+@pytest.mark.parametrize("aggregator", [AllGather(TOP), AllReduce(Identity())], ids=label)
 def test_a_shift_of_start_and_optima_shifts_the_run(aggregator: Any) -> None:
     shift = 1.5
     gradients, x0 = noisy()
@@ -527,7 +527,7 @@ def test_bytes_with_a_dense_way_back_are_bounded_by_it() -> None:
 # What is not finite, buffers, types
 
 
-@pytest.mark.parametrize("aggregator", FED_BACK, ids=repr)
+@pytest.mark.parametrize("aggregator", FED_BACK, ids=label)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_drift_that_is_not_finite_takes_all_back_and_changes_nothing(aggregator: Any, poison: float) -> None:
     gradients, x0 = noisy()
@@ -570,7 +570,7 @@ def test_a_poisoned_fragment_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("policy", ["average", "local"])
-@pytest.mark.parametrize("schedule", [Every(2), Streaming(4, 2, delay=1)], ids=repr)
+@pytest.mark.parametrize("schedule", [Every(2), Streaming(4, 2, delay=1)], ids=label)
 def test_buffers_are_averaged_or_left_alone(policy: Any, schedule: Any) -> None:
     gradients, x0 = noisy()
     owned = [
