@@ -272,6 +272,8 @@ def stop_and_go_on() -> dict[str, Any]:
             optimizer.load_state_dict(states["optimizer"])
             local.load_state_dict(states["local"])
             assert same_state(local.state_dict(), states["local"])
+            fresh = local.stats()
+            assert (fresh.steps, fresh.syncs, fresh.up_bytes) == (0, 0, 0)
             for step in range(stop, STEPS):
                 inner_step(other, optimizer, rank, step)
                 local.step()
@@ -582,6 +584,8 @@ def test_unsuitable_arguments() -> None:
     late = recipes.qsparse_local_sgd(asynchronous=True)
     general = "take one such as recipes.local_sgd(h=8), or attach(...) for methods that exchange gradients."
     site = dist.new_group([0])
+    lonely = nn.Linear(2, 2)
+    of_lonely = torch.optim.SGD(lonely.parameters(), lr=0.1)
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (
             lambda: LocalUpdates(model, "local_sgd(h=2)", optimizer),  # type: ignore[arg-type]
@@ -626,7 +630,33 @@ def test_unsuitable_arguments() -> None:
             "LocalUpdates: a site is one of several; give the group of their first ranks as group=...",
         ),
         (
-            lambda: LocalUpdates(nn.Linear(2, 2), recipes.streaming_diloco(h=6, fragments=3), optimizer),
+            lambda: LocalUpdates(nn.Linear(2, 2), method, optimizer),
+            ValueError,
+            "LocalUpdates: the optimizer does not hold parameter 'weight' and 1 more; pass the one that trains this "
+            "model.",
+        ),
+        (
+            lambda: LocalUpdates(model, method, "sgd"),
+            TypeError,
+            "LocalUpdates: optimizer must be the inner torch.optim.Optimizer, got 'sgd'; pass that.",
+        ),
+        (
+            lambda: LocalUpdates(model.parameters(), method, optimizer),
+            TypeError,
+            "expected a module or its named_parameters(), got generator of Parameter; pass the module itself.",
+        ),
+        (
+            lambda: LocalUpdates({"x": torch.ones(2, dtype=torch.int64)}, method, optimizer),
+            TypeError,
+            "parameter 'x' must be a tensor of floating-point numbers, got torch.int64; leave it out.",
+        ),
+        (
+            lambda: LocalUpdates([("x", torch.ones(2)), ("x", torch.ones(3))], method, optimizer),
+            ValueError,
+            "two parameters are named 'x'; give each a name of its own.",
+        ),
+        (
+            lambda: LocalUpdates(lonely, recipes.streaming_diloco(h=6, fragments=3), of_lonely),
             ValueError,
             "Streaming: a model of 1 modules cannot be divided into 3 fragments.",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +47,3 @@ class AsyncServer(Expression):
                 )
         if self.max_staleness is not None and self.max_staleness < 0:
             raise ValueError(f"AsyncServer: max_staleness cannot be negative, got {self.max_staleness}.")
-
-    def check(self, specs: Sequence[TensorSpec]) -> None:
-        """Nothing in a tensor can fail to suit it."""

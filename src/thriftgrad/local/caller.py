@@ -13,7 +13,7 @@ from thriftgrad.aggregate.aggregator import all_finite
 from thriftgrad.core import Key, PayloadError, memories, without_memories
 from thriftgrad.local.letters import FRESH, Change, Push, Reply, Verdict, read_reply, write_push
 from thriftgrad.local.method import LocalMethod
-from thriftgrad.local.replica import widened
+from thriftgrad.local.replica import drift
 from thriftgrad.local.terms import Terms, compressed, moved
 
 
@@ -71,7 +71,7 @@ class Caller:
 
     def drifts(self) -> list[Tensor]:
         """The anchor minus the local model, tensor by tensor."""
-        return [x - widened(p) for x, p in zip(self.anchor, self.parameters.values(), strict=True)]
+        return [drift(x, p) for x, p in zip(self.anchor, self.parameters.values(), strict=True)]
 
     def push(self, learning_rates: Mapping[str, float]) -> Tensor:
         """The letter with this worker's drift; ``learning_rates`` are the inner optimiser's, by parameter."""
@@ -116,8 +116,8 @@ class Caller:
         elif not kept:
             self.skipped_syncs += 1
         with torch.no_grad():
-            for parameter, x, drift in zip(self.parameters.values(), anchor, asked.drifts, strict=True):
-                parameter.copy_(x - drift if kept else x)
+            for parameter, x, moving in zip(self.parameters.values(), anchor, asked.drifts, strict=True):
+                parameter.copy_(x - moving if kept else x)
         self.anchor, self.version, self._pending = anchor, reply.version, None
         self.verdicts[reply.verdict] += 1
         return reply.verdict

@@ -32,7 +32,8 @@ class LocalMethod(Expression):
 
     ``buffers``: what becomes of BatchNorm's averages and other floating-point buffers at a sync, their mean over
     workers or ``"local"``: nothing. ``reset_memory_on_lr_drop``: a sync at a lower inner learning rate than the
-    last one discards what it did not send.
+    last one discards what it did not send; under a learning rate that falls all the time that is every sync, and no
+    memory at all.
 
     Raises ``ValueError`` where schedule, aggregator and outer optimiser do not suit each other.
     Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367; Douillard et al., DiLoCo, 2023, arXiv:2311.08105.
@@ -70,7 +71,7 @@ class LocalMethod(Expression):
             )
 
     def _check_server(self) -> None:
-        if self.schedule.parts > 1 or self.schedule.delay_steps:
+        if self.schedule.parts > 1 or self.schedule.delay_steps or self.schedule.kept:
             raise ValueError(
                 f"LocalMethod: an AsyncServer answers with the whole model, and {self.schedule!r} divides it; "
                 "use Every or RandomGaps."

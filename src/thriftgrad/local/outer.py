@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
@@ -18,8 +18,11 @@ State = TypeVar("State")
 class Outer(Expression, ABC, Generic[State]):
     """x' from the anchor x and the workers' mean drift D = x - mean of their models; equal on all workers.
 
-    eta is the inner learning rate, for those who measure in gradients.
+    eta is the inner learning rate, for those who measure in gradients: ``reads_learning_rate``. All workers then use
+    worker 0's.
     """
+
+    reads_learning_rate: ClassVar[bool] = False
 
     @property
     def momentum_described(self) -> str:
@@ -88,6 +91,8 @@ class SlowMo(Outer[Tensor]):
     learning_rate: float = 1.0
     momentum: float = 0.7
 
+    reads_learning_rate = True
+
     def __post_init__(self) -> None:
         check_rate("SlowMo", self.learning_rate)
         check_momentum("SlowMo", self.momentum)
@@ -113,6 +118,8 @@ class OuterSign(Outer[None]):
     """
 
     weight_decay: float = 0.0
+
+    reads_learning_rate = True
 
     def __post_init__(self) -> None:
         if not self.weight_decay >= 0:

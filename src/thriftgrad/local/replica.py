@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator, TensorState
+from thriftgrad.aggregate.aggregator import all_finite
 from thriftgrad.aggregate.all_reduce import all_reduce_list
-from thriftgrad.comm import Comm, place
+from thriftgrad.comm import Comm, broadcast, place
 from thriftgrad.core import Key, TensorSpec
 from thriftgrad.core.feedback import memories, without_memories
 from thriftgrad.core.spec import wide
@@ -34,6 +36,7 @@ class Exchanged(NamedTuple):
     after: Part | None
     mean: list[Tensor]  # the estimate of the workers' mean drift
     buffers: list[Tensor]
+    finite: bool = True  # whether this worker's own drift was
 
 
 class Replica:
@@ -61,6 +64,7 @@ class Replica:
         self._members = [[names[i] for i in part] for part in split(names, method.schedule.parts)]
         averaged = buffers if buffers is not None and method.buffers == "average" else {}
         self._buffers = self._divided({name: b for name, b in averaged.items() if b.is_floating_point()})
+        self._shared = [[buffer.clone() for buffer in part] for part in self._buffers]  # as after the last sync
         self.parts = [self._begin(members) for members in self._members]
 
     def _begin(self, members: Sequence[str]) -> Part:
@@ -102,7 +106,7 @@ class Replica:
     def drifts(self, part: int) -> list[Tensor]:
         """The anchor minus the local model, tensor by tensor."""
         anchors, members = self.parts[part].anchors, self._members[part]
-        return [anchor - widened(self.parameters[name]) for anchor, name in zip(anchors, members, strict=True)]
+        return [drift(anchor, self.parameters[name]) for anchor, name in zip(anchors, members, strict=True)]
 
     def key(self) -> Key:
         """The public key of an exchange after the current step: that of a gradient's in this step."""
@@ -114,39 +118,59 @@ class Replica:
         before, members = self.parts[part], self._members[part]
         mine = [buffer / me.world for buffer in self._buffers[part]]
         rates = tuple(learning_rates[name] for name in members)
-        drifts, key = self.drifts(part), self.key()
+        own, drifts, key = rates, self.drifts(part), self.key()
         means, exchange = yield from self.aggregator.aggregate(drifts, before.exchange, key)
+        if self.method.outer.reads_learning_rate:
+            rates = yield from _of_first(rates, before.anchors[0].device)  # the anchor must stay the same everywhere
         buffers = (yield from all_reduce_list(mine)) if mine else []
         if exchange is before.exchange:  # how an aggregator says that somebody's drift was not finite
-            return Exchanged(None, means, buffers)
+            return Exchanged(None, means, buffers, all_finite(drifts))
         if self.method.reset_memory_on_lr_drop:
             exchange = tuple(
                 state._replace(inner=without_memories(state.inner)) if rate < last else state
-                for state, rate, last in zip(exchange, rates, before.learning_rates, strict=True)
+                for state, rate, last in zip(exchange, own, before.learning_rates, strict=True)
             )
+            if not self.syncs and not any(memory.numel() for memory in memories(exchange)):
+                warnings.warn(
+                    f"LocalMethod: reset_memory_on_lr_drop has no effect, because {self.aggregator!r} has no memory.",
+                    stacklevel=2,
+                )
         moved = [self.method.outer.step(*each) for each in zip(before.anchors, means, before.outer, rates, strict=True)]
-        after = Part(tuple(anchor for anchor, _ in moved), exchange, tuple(state for _, state in moved), rates)
+        after = Part(tuple(anchor for anchor, _ in moved), exchange, tuple(state for _, state in moved), own)
         return Exchanged(after, means, buffers)
 
     def land(self, part: int, exchanged: Exchanged) -> None:
         """Take over the result: the new anchor, mixed with the local model if the schedule says so."""
-        kept = self.method.schedule.kept if exchanged.after is not None else 0.0
         if exchanged.after is None:
             self.skipped_syncs += 1
-        else:
-            self.parts[part] = exchanged.after
-            self.syncs += 1
+            self._go_back()
+            return
+        self.parts[part] = exchanged.after
+        self.syncs += 1
+        kept = self.method.schedule.kept
+        if all_finite(exchanged.buffers):
+            self._shared[part] = exchanged.buffers
         with torch.no_grad():
             for name, anchor in zip(self._members[part], self.parts[part].anchors, strict=True):
                 parameter = self.parameters[name]
                 parameter.copy_(anchor.lerp(widened(parameter), kept) if kept else anchor)
-            for buffer, mean in zip(self._buffers[part], exchanged.buffers, strict=True):
-                if exchanged.after is not None:
-                    buffer.copy_(mean)
+            for buffer, mean in zip(self._buffers[part], self._shared[part], strict=True):
+                buffer.copy_(mean)
+
+    def _go_back(self) -> None:
+        """To the last shared model, every part of it: what is not finite in one part has spread to all."""
+        anchors = self.anchors()
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(anchors[name])
+            for buffers, shared in zip(self._buffers, self._shared, strict=True):
+                for buffer, value in zip(buffers, shared, strict=True):
+                    buffer.copy_(value)
 
     def restart(self, step: int, parts: Sequence[Part]) -> None:
         """Go on from a checkpoint; the parameters are the caller's to restore."""
         self.step, self.parts = step, list(parts)
+        self._shared = [[buffer.clone() for buffer in part] for part in self._buffers]
 
     def anchors(self) -> dict[str, Tensor]:
         """The model that all workers share, by parameter."""
@@ -160,6 +184,18 @@ class Replica:
         """The l2 norm of everything this worker has not sent yet."""
         squares = [float(memory.double().square().sum()) for part in self.parts for memory in memories(part.exchange)]
         return sqrt(sum(squares))
+
+
+def drift(anchor: Tensor, parameter: Tensor) -> Tensor:
+    """What a parameter has moved since it was set to the anchor, which rounded it to the parameter's own type."""
+    return anchor.to(parameter.dtype).to(anchor.dtype) - widened(parameter)
+
+
+def _of_first(rates: Sequence[float], device: torch.device) -> Comm[tuple[float, ...]]:
+    """Worker 0's learning rates, for all."""
+    mine = torch.tensor(rates, dtype=torch.float64, device=device)
+    answer = yield from broadcast(mine, TensorSpec.of(mine), 0)
+    return tuple(answer.tolist())
 
 
 def widened(parameter: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Key
 from thriftgrad.core.compressor import Expression
 
@@ -19,10 +20,10 @@ class Schedule(Expression, ABC):
 
     A function of step and rank alone, so a checkpoint needs the step and nothing else.
 
-    ``common``     all workers synchronise at the same steps, as aggregators need it.
-    ``fragments``  into how many parts the model is divided, each with steps of its own.
-    ``delay``      steps between a part's exchange and the use of its result.
-    ``mixing``     the share of the local model that is kept when a result arrives.
+    ``common``       all workers synchronise at the same steps, as aggregators need it.
+    ``parts``        into how many parts the model is divided, each with steps of its own.
+    ``delay_steps``  steps between a part's exchange and the use of its result.
+    ``kept``         the share of the local model that is kept when a result arrives.
     """
 
     @property
@@ -72,6 +73,7 @@ class Every(Schedule):
 
     def __post_init__(self) -> None:
         _check_h("Every", self.h)
+        check_integer("Every", "offset", self.offset)
         if not 0 <= self.offset < self.h:
             raise ValueError(f"Every: the offset must lie in [0, h) = [0, {self.h}), got {self.offset}.")
 
@@ -95,14 +97,19 @@ class At(Schedule):
     steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, Iterable):
+            raise TypeError(f"At: steps are several numbers, as in At((2, 4)), got {self.steps!r}.")
         object.__setattr__(self, "steps", tuple(self.steps))
+        for step in self.steps:
+            check_integer("At", "a step", step)
         if not self.steps:
             raise ValueError("At: no steps given, so the workers would never synchronise; name one at least.")
         if not all(a < b for a, b in pairwise((0, *self.steps))):
             raise ValueError(f"At: steps must ascend and start from 1, got {self.steps}.")
 
     def due(self, step: int, rank: int = 0) -> bool:
-        return step in self.steps
+        at = bisect_left(self.steps, step)
+        return at < len(self.steps) and self.steps[at] == step
 
     def gap(self) -> int:
         return max(b - a for a, b in pairwise((0, *self.steps)))
@@ -161,6 +168,7 @@ class PostLocal(Schedule):
 
     def __post_init__(self) -> None:
         _check_h("PostLocal", self.h)
+        check_integer("PostLocal", "switch", self.switch)
         if self.switch < 1:
             raise ValueError(f"PostLocal: the switch must come after step 1 or later, got {self.switch}; use Every.")
 
@@ -230,6 +238,8 @@ class Streaming(Schedule):
 
     def __post_init__(self) -> None:
         _check_h("Streaming", self.h)
+        check_integer("Streaming", "fragments", self.fragments)
+        check_integer("Streaming", "delay", self.delay)
         if self.fragments < 1 or self.h % self.fragments:
             raise ValueError(
                 f"Streaming: h must be a multiple of the number of fragments, got h={self.h} and "

@@ -271,6 +271,11 @@ def dgc(
     """
     final = TopK(fraction=fraction)
     stages = tuple(TopK(fraction=share) for share in _DGC_WARM_UP if share > fraction)
+    if warm_up_every is not None and not stages:
+        raise ValueError(
+            f"dgc: warm_up_every={warm_up_every} has no effect at fraction={fraction}, where a warm-up begins; "
+            "leave it out."
+        )
     chosen = final if warm_up_every is None else WarmUp((*stages, final), every=warm_up_every)
     aggregator: Aggregator[Any] = AllGather(MomentumCorrection(chosen, momentum=momentum, nesterov=nesterov))
     aggregator = aggregator if clip is None else LocalClip(aggregator, threshold=clip)

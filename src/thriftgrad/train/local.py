@@ -20,7 +20,7 @@ from thriftgrad.local import LocalMethod, Replica, learning_rates_of
 from thriftgrad.local.replica import Exchanged
 from thriftgrad.train.groups import own_group
 from thriftgrad.train.local_state import check_facts, read, specs_of, step_of, written
-from thriftgrad.train.parameters import Parameters, named
+from thriftgrad.train.parameters import Parameters, check_optimizer, named
 from thriftgrad.train.state import agree, facts
 from thriftgrad.train.stats import LocalStats
 
@@ -75,9 +75,12 @@ class LocalUpdates:
     ) -> None:
         parameters, buffers, frozen = named(params)
         _check(method, parameters)
+        check_optimizer("LocalUpdates", optimizer, parameters)
         Key(seed)
         self.method, self.seed, self.optimizer = method, seed, optimizer
         self.ledger = Ledger()
+        if group is not None and site is None and dist.get_rank(group) < 0:
+            raise ValueError("LocalUpdates: this rank is not in the given group; call it on the ranks that are.")
         if site is not None and group is None:
             raise ValueError("LocalUpdates: a site is one of several; give the group of their first ranks as group=...")
         self._site = site
@@ -97,7 +100,7 @@ class LocalUpdates:
         method.schedule.check(self._world)
         self._lane = Lane(self._group, self.ledger)
         self._flying: dict[int, Future[Exchanged]] = {}
-        self._closed = False
+        self._closed = self._loaded = False
         self._began = (0, 0, 0)  # steps, syncs and skipped syncs when this was made or loaded
 
     def _place(self, group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -112,10 +115,13 @@ class LocalUpdates:
         if self._closed:
             raise RuntimeError("LocalUpdates: this one is closed and synchronises no more; make another to train on.")
         replica = self._replica
+        if self._loaded and self._group is not None:
+            agree(self._group, "LocalUpdates", {"step": replica.step})
+            self._loaded = False
         replica.advance()
         if self._leads:
-            rates = learning_rates_of(self.optimizer, replica.parameters)
             for part in replica.starting():
+                rates = learning_rates_of(self.optimizer, replica.parameters)
                 self._flying[part] = self._lane.submit(replica.exchange(part, rates))
         for part in replica.landing():
             if self._leads:
@@ -127,17 +133,23 @@ class LocalUpdates:
         self._lane.flush()
         exchanged = self._flying.pop(part).value()
         self._replica.land(part, exchanged)
-        if exchanged.after is None and self._rank == 0:
+        if exchanged.after is None and not exchanged.finite:
             log.warning(
-                "step %d: a worker's drift was not finite, so all ranks went back to the last shared model",
+                "step %d: the drift of rank %d was not finite, so all ranks went back to the last shared model; "
+                "if that goes on, its optimizer's state is not finite either, and optimizer.state.clear() begins anew",
                 self._replica.step,
+                self._rank,
             )
 
     def _broadcast(self, ranks: dist.ProcessGroup, *more: Tensor) -> None:
         """What changes, and these tensors, from the first of these ranks to the others."""
         with torch.no_grad():
             for tensor in (*self._parameters.values(), *self._buffers.values(), *more):
-                dist.broadcast(tensor.detach(), group=ranks, group_src=0)
+                # As bytes in one order: gloo knows few types, and ranks may lay out their memory differently.
+                plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(plain.view(-1).view(torch.uint8), group=ranks, group_src=0)
+                if not torch.equal(plain, tensor):  # an expanded buffer cannot be written, and need not be
+                    tensor.copy_(plain)
 
     def anchors(self) -> dict[str, Tensor]:
         """The last model that all ranks shared, by parameter: what to evaluate or to publish between two syncs.
@@ -168,7 +180,8 @@ class LocalUpdates:
     def state_dict(self) -> dict[str, Any]:
         """What continues this training elsewhere: plain values and tensors, this rank's own; save one for each rank.
 
-        Besides the model's and the optimiser's own. Memories stand under "memory/rank00001/...": no two ranks share a
+        Besides the model's and the optimiser's own. Every rank calls it at the same step, since a result that is on its
+        way is waited for. Memories stand under "memory/rank00001/...": no two ranks share a
         key, so the states of all ranks fit into one dictionary. Of all but the first rank of a site, the step alone.
         """
         if not self._leads:
@@ -178,13 +191,13 @@ class LocalUpdates:
         return self._facts() | written(self._replica, landed, self._rank)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue where ``saved`` was taken: loading, then training, equals training on.
+        """Continue where ``saved`` was taken: loading, then training, equals training on. Every rank calls it.
 
         A state of another number of ranks must hold the memories of them all (their dictionaries merged by ``|``):
         every rank goes on with their mean, so the sum over ranks divided by their number stays what it was.
 
         Raises ``ValueError``, and changes nothing, if it was saved by another rank or with another method, seed or
-        model, or is damaged.
+        model, or is damaged. States of different steps are told of by the next ``step``, on all ranks.
         """
         check_facts(saved, self._facts())
         if self._leads:
@@ -196,6 +209,7 @@ class LocalUpdates:
         self._flying = {part: _arrived(exchanged) for part, exchanged in landed.items()}
         self._began = (step, self._replica.syncs, self._replica.skipped_syncs)
         self.ledger.per_worker.clear()
+        self._loaded = True
 
     def _facts(self) -> dict[str, Any]:
         place = {"version": STATE_VERSION, "world_size": self._world, "rank": self._rank}

@@ -30,7 +30,7 @@ def written(replica: Replica, arrived: Mapping[int, Exchanged], rank: int) -> di
     for i, part in enumerate(replica.parts):
         saved |= _of_part(part, "", rank)
         if i in arrived:
-            after, mean, buffers = arrived[i]
+            after, mean, buffers, _ = arrived[i]
             at = f"arrived/{i}/"
             saved |= {f"{at}skipped": int(after is None)} | (_of_part(after, at, rank) if after else {})
             saved |= {f"{at}mean/{j}": x for j, x in enumerate(mean)}
@@ -139,6 +139,13 @@ def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, 
             leaves.setdefault(f"{match[1]}/rank{rank:05d}/{match[3]}", []).append(saved[key])
     if then == world:
         return own | {path: each[0] for path, each in leaves.items()}
+    for path, each in leaves.items():
+        shapes = sorted({tuple(x.shape) for x in each if isinstance(x, Tensor)})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"load_state_dict: {path!r} has the shapes {shapes} on {then} ranks, which belong to their number; "
+                f"load it with {then} ranks."
+            )
     return own | {path: _servers(each, rank) if SERVERS.search(path) else _mean(each) for path, each in leaves.items()}
 
 

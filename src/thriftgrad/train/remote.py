@@ -27,7 +27,7 @@ from thriftgrad.train.connection import (
     served_address,
     torchrun_place,
 )
-from thriftgrad.train.parameters import Parameters, named
+from thriftgrad.train.parameters import Parameters, check_optimizer, named
 from thriftgrad.train.stats import LocalStats
 
 log = logging.getLogger("thriftgrad")
@@ -71,6 +71,7 @@ class AsyncUpdates:
             address = served_address(place, timeout_seconds)
         if rank is None or workers is None:
             raise ValueError(f"AsyncUpdates: with an address it needs a rank and the number of workers, got {rank=}.")
+        check_optimizer("AsyncUpdates", optimizer, parameters)
         self.caller = Caller(method, parameters, rank, workers, seed, buffers)
         self.optimizer, self.ledger = optimizer, Ledger()
         self._address, self._timeout_seconds = address, timeout_seconds
@@ -98,7 +99,8 @@ class AsyncUpdates:
             return None
         rates = learning_rates_of(self.optimizer, self.caller.parameters)
         verdict = self._exchange(lambda: self.caller.push(rates))
-        if verdict not in (Verdict.APPLIED, Verdict.NOTHING):
+        # A push that brings nothing is one whose drift was not finite: that is told before it is sent.
+        if verdict is not Verdict.APPLIED:
             log.warning("worker %d, step %d: %s", self.caller.rank, self.caller.step, _MEANING[verdict])
         return verdict
 
@@ -206,5 +208,6 @@ class AsyncUpdates:
 _MEANING = {
     Verdict.STALE: "the push was too old for the server and goes along with the next one",
     Verdict.DAMAGED: "the push arrived damaged and goes along with the next one",
+    Verdict.NOTHING: "the drift was not finite, so this worker goes on from the server's model",
     Verdict.NOT_FINITE: "the push was not finite, so this worker goes on from the server's model",
 }
