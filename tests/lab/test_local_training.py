@@ -146,6 +146,18 @@ def test_a_run_ends_where_a_worker_is_no_longer_finite(method):
     assert evaluations[2].quality is not None
 
 
+def test_a_run_ends_where_parameters_are_no_longer_finite_though_the_loss_was():
+    calls = iter(range(8))
+
+    def loss(model, batch):  # the root of zero is zero, and has no derivative there
+        value = model(batch[0]).mean()
+        return value + (0 * value).sqrt() if next(calls) == 5 else value
+
+    evaluations = trained(toy(loss=loss), recipes.local_sgd(h=3), steps=4)  # of two workers: at step 3, a sync
+    assert [at.step for at in evaluations] == [0, 1, 2, 3]
+    assert evaluations[-1].quality is None
+
+
 def test_asynchronous_workers_that_all_come_at_once_are_synchronous():
     ends = []
     for aggregator in (AllGather(TOP), AsyncServer(TOP)):
