@@ -204,8 +204,8 @@ class LocalUpdates:
             step, parts, landed = read(self._replica, saved, self._rank, self._world)
         else:
             step, parts, landed = step_of(saved), self._replica.parts, {}
-        with torch.no_grad():
-            self._replica.restart(step, parts)
+        self._lane.flush()  # what was on its way here is forgotten, and counted with the past
+        self._replica.restart(step, parts)
         self._flying = {part: _arrived(exchanged) for part, exchanged in landed.items()}
         self._began = (step, self._replica.syncs, self._replica.skipped_syncs)
         self.ledger.per_worker.clear()
