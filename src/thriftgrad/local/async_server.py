@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Compressor, TensorSpec, check_takes_tensors
 from thriftgrad.core.compressor import Expression
 from thriftgrad.core.tree import leaves
@@ -45,5 +46,8 @@ class AsyncServer(Expression):
                     f"AsyncServer ({name}): {compressor!r} needs the other workers or their step, and they are "
                     "elsewhere in time; use fixed levels, tensor by tensor."
                 )
-        if self.max_staleness is not None and self.max_staleness < 0:
+        if self.max_staleness is None:
+            return
+        check_integer("AsyncServer", "max_staleness", self.max_staleness)
+        if self.max_staleness < 0:
             raise ValueError(f"AsyncServer: max_staleness cannot be negative, got {self.max_staleness}.")

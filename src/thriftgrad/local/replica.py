@@ -64,7 +64,7 @@ class Replica:
         self._members = [[names[i] for i in part] for part in split(names, method.schedule.parts)]
         averaged = buffers if buffers is not None and method.buffers == "average" else {}
         self._buffers = self._divided({name: b for name, b in averaged.items() if b.is_floating_point()})
-        self._shared = [[buffer.clone() for buffer in part] for part in self._buffers]  # as after the last sync
+        self.shared_buffers = [[buffer.clone() for buffer in part] for part in self._buffers]  # as after the last sync
         self.parts = [self._begin(members) for members in self._members]
 
     def _begin(self, members: Sequence[str]) -> Part:
@@ -148,14 +148,15 @@ class Replica:
         self.parts[part] = exchanged.after
         self.syncs += 1
         kept = self.method.schedule.kept
-        if all_finite(exchanged.buffers):
-            self._shared[part] = exchanged.buffers
+        self.shared_buffers[part] = [  # an overflow, or a mask of infinities, is no average
+            torch.where(mean.isfinite(), mean, last)
+            for mean, last in zip(exchanged.buffers, self.shared_buffers[part], strict=True)
+        ]
         with torch.no_grad():
             for name, anchor in zip(self._members[part], self.parts[part].anchors, strict=True):
                 parameter = self.parameters[name]
                 parameter.copy_(anchor.lerp(widened(parameter), kept) if kept else anchor)
-            for buffer, mean in zip(self._buffers[part], self._shared[part], strict=True):
-                buffer.copy_(mean)
+        self._share_buffers(part)
 
     def _go_back(self) -> None:
         """To the last shared model, every part of it: what is not finite in one part has spread to all."""
@@ -163,14 +164,16 @@ class Replica:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(anchors[name])
-            for buffers, shared in zip(self._buffers, self._shared, strict=True):
-                for buffer, value in zip(buffers, shared, strict=True):
-                    buffer.copy_(value)
+        for part in range(len(self.parts)):
+            self._share_buffers(part)
 
-    def restart(self, step: int, parts: Sequence[Part]) -> None:
-        """Go on from a checkpoint; the parameters are the caller's to restore."""
-        self.step, self.parts = step, list(parts)
-        self._shared = [[buffer.clone() for buffer in part] for part in self._buffers]
+    def _share_buffers(self, part: int) -> None:
+        for buffer, shared in zip(self._buffers[part], self.shared_buffers[part], strict=True):
+            overwrite(buffer, shared)
+
+    def restart(self, step: int, parts: Sequence[Part], shared_buffers: Sequence[list[Tensor]]) -> None:
+        """Go on from a checkpoint; the parameters and buffers are the caller's to restore."""
+        self.step, self.parts, self.shared_buffers = step, list(parts), list(shared_buffers)
 
     def anchors(self) -> dict[str, Tensor]:
         """The model that all workers share, by parameter."""
@@ -189,6 +192,13 @@ class Replica:
 def drift(anchor: Tensor, parameter: Tensor) -> Tensor:
     """What a parameter has moved since it was set to the anchor, which rounded it to the parameter's own type."""
     return anchor.to(parameter.dtype).to(anchor.dtype) - widened(parameter)
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """``tensor.copy_(value)``, also for an expanded one, whose elements lie in one place and are equal."""
+    once = tuple(slice(0, 1) if not stride else slice(None) for stride in tensor.stride())
+    with torch.no_grad():
+        tensor[once].copy_(value[once])
 
 
 def _of_first(rates: Sequence[float], device: torch.device) -> Comm[tuple[float, ...]]:

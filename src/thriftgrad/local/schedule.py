@@ -193,11 +193,14 @@ class PerWorker(Schedule):
     schedules: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.schedules, Iterable):
+            raise TypeError(f"PerWorker: schedules are several, as in PerWorker((Every(8),)), got {self.schedules!r}.")
         object.__setattr__(self, "schedules", tuple(self.schedules))
         if not self.schedules:
             raise ValueError("PerWorker: no schedules given; name one for each worker.")
         for each in self.schedules:
-            if not isinstance(each, Schedule) or each.parts > 1:
+            whole = isinstance(each, Schedule) and not (each.parts > 1 or each.delay_steps or each.kept)
+            if not whole or isinstance(each, PerWorker):
                 raise TypeError(f"PerWorker needs schedules of the whole model, such as Every(8), got {each!r}.")
 
     @property
@@ -294,5 +297,5 @@ def split(names: Sequence[str], parts: int) -> list[list[int]]:
 
 
 def _check_h(owner: str, h: int) -> None:
-    if not isinstance(h, int) or h < 1:
+    if type(h) is not int or h < 1:
         raise ValueError(f"{owner}: h, the steps between two syncs, must be an integer of at least 1, got {h!r}.")

@@ -15,9 +15,9 @@ from torch.futures import Future
 import thriftgrad
 from thriftgrad.comm import Lane, Ledger
 from thriftgrad.comm.ledger import NOTHING
-from thriftgrad.core import Key
+from thriftgrad.core import Key, TensorSpec
 from thriftgrad.local import LocalMethod, Replica, learning_rates_of
-from thriftgrad.local.replica import Exchanged
+from thriftgrad.local.replica import Exchanged, overwrite
 from thriftgrad.train.groups import own_group
 from thriftgrad.train.local_state import check_facts, read, specs_of, step_of, written
 from thriftgrad.train.parameters import Parameters, check_optimizer, named
@@ -27,6 +27,11 @@ from thriftgrad.train.stats import LocalStats
 log = logging.getLogger("thriftgrad")
 
 STATE_VERSION = 1
+
+WENT_BACK = (
+    "so all ranks went back to the last shared model; if that goes on, the optimizer's state of the rank that logs its "
+    "drift is not finite either, and optimizer.state.clear() there begins anew"
+)
 
 
 class LocalUpdates:
@@ -79,28 +84,33 @@ class LocalUpdates:
         Key(seed)
         self.method, self.seed, self.optimizer = method, seed, optimizer
         self.ledger = Ledger()
-        if group is not None and site is None and dist.get_rank(group) < 0:
-            raise ValueError("LocalUpdates: this rank is not in the given group; call it on the ranks that are.")
         if site is not None and group is None:
             raise ValueError("LocalUpdates: a site is one of several; give the group of their first ranks as group=...")
         self._site = site
+        if site is not None and dist.get_rank(site) < 0:
+            raise ValueError("LocalUpdates: this rank is not in the given site; give each rank its own.")
         self._leads = site is None or dist.get_rank(site) == 0
         self._rank, self._world = self._place(group)
+        if self._rank < 0:
+            who = "this rank" if site is None else "the first rank of this site"
+            raise ValueError(f"LocalUpdates: {who} is not in the given group; call it on the ranks that are.")
         self._parameters, self._buffers = parameters, buffers
         device = next(iter(parameters.values())).device
         self._group = own_group(group, device) if self._leads else None
+        known = {"thriftgrad version": thriftgrad.__version__} | facts(
+            method, seed, [TensorSpec.of(p, name) for name, p in parameters.items()]
+        )
+        known |= {f"buffer/{name}": f"{x.dtype} {list(x.shape)}" for name, x in buffers.items()}
+        known |= {f"frozen parameter {i}": f"{x.dtype} {list(x.shape)}" for i, x in enumerate(frozen)}
+        agree(self._group, "LocalUpdates", known, site)  # before anything moves that would not fit
         for ranks in (self._group, site):
             if ranks is not None:
                 self._broadcast(ranks, *frozen)
         self._replica = Replica(method, parameters, buffers, seed)
-        known = {"thriftgrad version": thriftgrad.__version__} | facts(method, seed, specs_of(self._replica))
-        for ranks in (self._group, site):
-            if ranks is not None:
-                agree(ranks, "LocalUpdates", known)
         method.schedule.check(self._world)
         self._lane = Lane(self._group, self.ledger)
         self._flying: dict[int, Future[Exchanged]] = {}
-        self._closed = self._loaded = False
+        self._closed = self._agreed = False  # on the step, of which ranks that load may have different ones
         self._began = (0, 0, 0)  # steps, syncs and skipped syncs when this was made or loaded
 
     def _place(self, group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -115,9 +125,9 @@ class LocalUpdates:
         if self._closed:
             raise RuntimeError("LocalUpdates: this one is closed and synchronises no more; make another to train on.")
         replica = self._replica
-        if self._loaded and self._group is not None:
-            agree(self._group, "LocalUpdates", {"step": replica.step})
-            self._loaded = False
+        if not self._agreed:
+            agree(self._group, "LocalUpdates", {"step": replica.step}, self._site)
+            self._agreed = True
         replica.advance()
         if self._leads:
             for part in replica.starting():
@@ -133,13 +143,15 @@ class LocalUpdates:
         self._lane.flush()
         exchanged = self._flying.pop(part).value()
         self._replica.land(part, exchanged)
-        if exchanged.after is None and not exchanged.finite:
-            log.warning(
-                "step %d: the drift of rank %d was not finite, so all ranks went back to the last shared model; "
-                "if that goes on, its optimizer's state is not finite either, and optimizer.state.clear() begins anew",
-                self._replica.step,
-                self._rank,
-            )
+        if exchanged.after is None:
+            self._tell(exchanged.finite)
+
+    def _tell(self, finite: bool) -> None:
+        """The log of a rank whose drift was not finite, and that of rank 0, know of a sync that was skipped."""
+        if not finite:
+            log.warning("step %d: the drift of rank %d was not finite, %s", self._replica.step, self._rank, WENT_BACK)
+        elif self._rank == 0:
+            log.warning("step %d: a drift or the mean was not finite, %s", self._replica.step, WENT_BACK)
 
     def _broadcast(self, ranks: dist.ProcessGroup, *more: Tensor) -> None:
         """What changes, and these tensors, from the first of these ranks to the others."""
@@ -148,8 +160,7 @@ class LocalUpdates:
                 # As bytes in one order: gloo knows few types, and ranks may lay out their memory differently.
                 plain = tensor.detach().clone(memory_format=torch.contiguous_format)
                 dist.broadcast(plain.view(-1).view(torch.uint8), group=ranks, group_src=0)
-                if not torch.equal(plain, tensor):  # an expanded buffer cannot be written, and need not be
-                    tensor.copy_(plain)
+                overwrite(tensor, plain)
 
     def anchors(self) -> dict[str, Tensor]:
         """The last model that all ranks shared, by parameter: what to evaluate or to publish between two syncs.
@@ -201,15 +212,15 @@ class LocalUpdates:
         """
         check_facts(saved, self._facts())
         if self._leads:
-            step, parts, landed = read(self._replica, saved, self._rank, self._world)
+            step, parts, shared, landed = read(self._replica, saved, self._rank, self._world)
         else:
-            step, parts, landed = step_of(saved), self._replica.parts, {}
+            step, parts, shared, landed = step_of(saved), self._replica.parts, self._replica.shared_buffers, {}
         self._lane.flush()  # what was on its way here is forgotten, and counted with the past
-        self._replica.restart(step, parts)
+        self._replica.restart(step, parts, shared)
         self._flying = {part: _arrived(exchanged) for part, exchanged in landed.items()}
         self._began = (step, self._replica.syncs, self._replica.skipped_syncs)
         self.ledger.per_worker.clear()
-        self._loaded = True
+        self._agreed = False
 
     def _facts(self) -> dict[str, Any]:
         place = {"version": STATE_VERSION, "world_size": self._world, "rank": self._rank}

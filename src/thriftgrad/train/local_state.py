@@ -29,6 +29,7 @@ def written(replica: Replica, arrived: Mapping[int, Exchanged], rank: int) -> di
     saved: dict[str, Any] = {"step": replica.step}
     for i, part in enumerate(replica.parts):
         saved |= _of_part(part, "", rank)
+        saved |= {f"shared/{i}/buffer/{j}": x for j, x in enumerate(replica.shared_buffers[i])}
         if i in arrived:
             after, mean, buffers, _ = arrived[i]
             at = f"arrived/{i}/"
@@ -64,11 +65,15 @@ def check_facts(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 def read(
     replica: Replica, saved: Mapping[str, Any], rank: int, world: int
-) -> tuple[int, list[Part], dict[int, Exchanged]]:
-    """The step, the parts and the results that had arrived; memories of another number of ranks are averaged."""
+) -> tuple[int, list[Part], list[list[Tensor]], dict[int, Exchanged]]:
+    """Step, parts, buffers as last shared and results that had arrived; memories of other ranks are averaged."""
     saved = _own_memories(saved, rank, world)
     step = step_of(saved)
     parts = [_part(replica, part, saved, "", rank, world) for part in replica.parts]
+    shared = [
+        [_like(x, saved, f"shared/{i}/buffer/{j}") for j, x in enumerate(buffers)]
+        for i, buffers in enumerate(replica.shared_buffers)
+    ]
     arrived = {}
     for i in replica.on_their_way(step):
         at, part = f"arrived/{i}/", replica.parts[i]
@@ -76,7 +81,7 @@ def read(
         mean = [_like(x, saved, f"{at}mean/{j}") for j, x in enumerate(part.anchors)]
         buffers = [_like(x, saved, f"{at}buffer/{j}") for j, x in enumerate(replica.buffers(i))]
         arrived[i] = Exchanged(after, mean, buffers)
-    return step, parts, arrived
+    return step, parts, shared, arrived
 
 
 def step_of(saved: Mapping[str, Any]) -> int:
@@ -90,7 +95,12 @@ def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, r
         path = f"{at}memory/rank{rank:05d}/{spec.name}"
         mine = {key: leaf for key, leaf in saved.items() if key == path or key.startswith(f"{path}/")}
         anchors.append(_like(anchor, saved, f"{at}anchor/{spec.name}"))
-        exchange.append(restore(replica.aggregator, spec, rank, world, path, mine))
+        try:
+            exchange.append(restore(replica.aggregator, spec, rank, world, path, mine))
+        except ValueError as error:
+            if saved.get("world_size") == world:
+                raise
+            raise ValueError(_bound_to(saved["world_size"], spec.name)) from error
         outers.append(None if outer is None else _like(outer, saved, f"{at}outer/{spec.name}"))
         rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", 0.0)))
     return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
@@ -118,6 +128,13 @@ def _count(saved: Mapping[str, Any], path: str) -> int:
     return count
 
 
+def _bound_to(then: object, name: str) -> str:
+    return (
+        f"load_state_dict: what was saved for parameter {name!r} is cut into pieces by the number of ranks, which was "
+        f"{then}; load it with {then} ranks, or go on with empty memories."
+    )
+
+
 def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, Any]:
     """The state with this rank's memories alone: its own, or the mean of everybody's where their number was another."""
     then = saved.get("world_size")
@@ -142,10 +159,7 @@ def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, 
     for path, each in leaves.items():
         shapes = sorted({tuple(x.shape) for x in each if isinstance(x, Tensor)})
         if len(shapes) > 1:
-            raise ValueError(
-                f"load_state_dict: {path!r} has the shapes {shapes} on {then} ranks, which belong to their number; "
-                f"load it with {then} ranks."
-            )
+            raise ValueError(_bound_to(then, MEMORY.sub(r"\3", path)))
     return own | {path: _servers(each, rank) if SERVERS.search(path) else _mean(each) for path, each in leaves.items()}
 
 

@@ -66,7 +66,7 @@ def check_optimizer(owner: str, optimizer: object, parameters: Mapping[str, Tens
     """``TypeError`` for what is no optimiser, ``ValueError`` for parameters it lacks; the log tells of others."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{owner}: optimizer must be the inner torch.optim.Optimizer, got {optimizer!r}; pass that.")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
     if missing:
         raise ValueError(
@@ -74,5 +74,6 @@ def check_optimizer(owner: str, optimizer: object, parameters: Mapping[str, Tens
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
             + "; pass the one that trains this model."
         )
-    if others := len(held) - len(parameters):
+    ours = {id(parameter) for parameter in parameters.values()}
+    if others := sum(p.requires_grad for at, p in held.items() if at not in ours):  # frozen ones it does not train
         log.warning("%s: the optimizer trains %d more parameters, which are never synchronised", owner, others)

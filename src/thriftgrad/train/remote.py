@@ -205,9 +205,13 @@ class AsyncUpdates:
             self._drop()  # a worker that fails has not finished, and the server is to know it
 
 
+_WENT_BACK = (
+    "so this worker goes on from the server's model; if that goes on, its optimizer's state is not finite either, and "
+    "optimizer.state.clear() begins anew"
+)
 _MEANING = {
     Verdict.STALE: "the push was too old for the server and goes along with the next one",
     Verdict.DAMAGED: "the push arrived damaged and goes along with the next one",
-    Verdict.NOTHING: "the drift was not finite, so this worker goes on from the server's model",
-    Verdict.NOT_FINITE: "the push was not finite, so this worker goes on from the server's model",
+    Verdict.NOTHING: f"the drift was not finite, {_WENT_BACK}",
+    Verdict.NOT_FINITE: f"the push was not finite, {_WENT_BACK}",
 }

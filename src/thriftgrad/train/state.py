@@ -43,10 +43,23 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     return None
 
 
-def agree(group: dist.ProcessGroup, owner: str, mine: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` on every rank if two ranks differ in one of these facts; all ranks call it."""
-    everyone: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(everyone, mine, group=group)
+def agree(
+    group: dist.ProcessGroup | None, owner: str, mine: Mapping[str, Any], site: dist.ProcessGroup | None = None
+) -> None:
+    """Raise ``ValueError`` on every rank if two ranks differ in one of these facts; all ranks call it.
+
+    ``site``: ranks of which the first alone is in ``group``, and the others give None for it; counted site by site.
+    """
+    everyone: list[Any] = [mine]
+    for ranks in (site, group):
+        if ranks is not None:
+            gathered: list[Any] = [None] * dist.get_world_size(ranks)
+            dist.all_gather_object(gathered, everyone, group=ranks)
+            everyone = [facts for each in gathered for facts in each]
+    if site is not None:
+        told = [everyone]
+        dist.broadcast_object_list(told, group=site, group_src=0)
+        (everyone,) = told
     for rank, theirs in enumerate(everyone):
         if difference := first_difference(everyone[0], theirs):
             fact, first, other = difference
