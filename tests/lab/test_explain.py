@@ -176,7 +176,7 @@ def test_a_schedule_for_another_number_of_workers():
 
 def test_an_operator_that_is_a_chain_tells_its_story_before_those_of_its_parts():
     shown = told(explain("SignTopK(k=10, order=2)", 1000, 2))
-    assert shown.startswith("TopK(k=10) >> Sign(order=2)\nSignTopK\n")
+    assert shown.startswith("TopK(k=10) >> Sign(order=2)\n")
     assert shown.index("the signs of the k largest magnitudes") < shown.index("Keep the k")
     assert "arXiv:1906.02367" in shown
 

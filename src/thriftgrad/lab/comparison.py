@@ -127,7 +127,10 @@ def resolve(request: Request, command: str = "") -> Comparison:
             _check_local(text, method, request, steps)
             if method.asynchronous:
                 Hub(method, parameters, request.workers, buffers=dict(model.named_buffers()))
-        method.check([TensorSpec.of(p, name) for name, p in parameters.items()], request.workers, steps)
+        try:
+            method.check([TensorSpec.of(p, name) for name, p in parameters.items()], request.workers, steps)
+        except ValueError as error:
+            raise ComparisonError(f"compare: {text}: {error}") from error
     elements = sum(p.numel() for p in parameters.values())
     slugs = _slugs(request.methods)
     rows = tuple(

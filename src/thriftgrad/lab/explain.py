@@ -58,15 +58,15 @@ def explain(text: str, size: int, workers: int) -> Group:
     if word is not None and not isinstance(word, type):  # a function, of which the value shows no trace
         stories.insert(0, (first, prose(word)))
     blocks: list[RenderableType] = [Text(repr(value), style="bold"), Text("")]
-    for name, told in stories:
-        blocks += [Text(name, style="bold cyan"), Padding(Text(told), (0, 0, 1, 2))]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for fact in facts:
         table.add_row(*fact)
-    blocks += [table, *more] if facts else []
+    blocks += [table, *more, Text("")] if facts else []
+    for name, told in stories:
+        blocks += [Text(name, style="bold cyan"), Padding(Text(told), (0, 0, 1, 2))]
     papers = sorted({paper for _, told in stories for paper in ARXIV.findall(told)})
     if papers:
-        blocks.append(Text("\nPapers: " + ", ".join(papers)))
+        blocks.append(Text("Papers: " + ", ".join(papers)))
     return Group(*blocks)
 
 

@@ -189,7 +189,8 @@ def of_bytes(method: LocalMethod, size: int, workers: int) -> RenderableType:
     """Bytes a sync and a local step, up, down and their sum, counted in a simulation, against an fp32 all-reduce."""
     sync, rate = synced(method, size, workers), syncs_per_step(method.schedule, workers)
     ring, whole = ring_traffic(size, torch.float32, workers), Traffic(4 * size, 4 * size)
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", title=f"bytes of a worker, of {workers}")
+    title = f"bytes of a worker, of {workers} (payload: what it hands in and gets out; link: what its own wire moves)"
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", title=title)
     table.add_column("")
     for name in ("up", "down", "sum"):
         table.add_column(name, justify="right")

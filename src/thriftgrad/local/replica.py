@@ -143,7 +143,7 @@ class Replica:
         """Take over the result: the new anchor, mixed with the local model if the schedule says so."""
         if exchanged.after is None:
             self.skipped_syncs += 1
-            self._go_back()
+            self.go_back()
             return
         self.parts[part] = exchanged.after
         self.syncs += 1
@@ -158,7 +158,7 @@ class Replica:
                 parameter.copy_(anchor.lerp(widened(parameter), kept) if kept else anchor)
         self._share_buffers(part)
 
-    def _go_back(self) -> None:
+    def go_back(self) -> None:
         """To the last shared model, every part of it: what is not finite in one part has spread to all."""
         anchors = self.anchors()
         with torch.no_grad():

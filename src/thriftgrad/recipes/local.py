@@ -57,7 +57,7 @@ def post_local_sgd(switch: int = 100, h: int = 16, momentum: float = 0.9) -> Loc
 
 
 def qsparse_local_sgd(
-    k: int = 1000,
+    k: int | None = None,
     quantizer: Compressor[Any, Any] | None = _SIGN,
     h: int = 8,
     asynchronous: bool = False,
@@ -66,12 +66,13 @@ def qsparse_local_sgd(
 ) -> LocalMethod:
     """The k largest coordinates of each tensor's drift plus memory, quantised, every ``h`` steps.
 
-    ``fraction`` of each tensor in place of ``k`` coordinates. ``quantizer=None`` sends them as they are; the default,
-    their signs and mean magnitude, makes it SignTopK. ``asynchronous``: to a server, each worker after gaps of its own,
-    drawn from 1 ... h. Momentum (Nesterov's) sits on each worker and is never sent; memories are in parameter units.
+    ``k`` coordinates (1000 if nothing is said), or this ``fraction`` of each tensor. ``quantizer=None`` sends them as
+    they are; the default, their signs and mean magnitude, makes it SignTopK. ``asynchronous``: to a server, each worker
+    after gaps of its own, drawn from 1 ... h. Momentum (Nesterov's) sits on each worker and is never sent; memories are
+    in parameter units.
     Basu et al., Qsparse-local-SGD, NeurIPS 2019, arXiv:1906.02367.
     """
-    chosen: Compressor[Any, Any] = TopK(k=k) if fraction is None else TopK(fraction=fraction)
+    chosen = TopK(k=1000) if k is None and fraction is None else TopK(fraction=fraction, k=k)
     sent = ErrorFeedback(chosen if quantizer is None else chosen >> quantizer)
     aggregator = AsyncServer(sent) if asynchronous else AllGather(sent)
     schedule: Schedule = RandomGaps(h) if asynchronous else Every(h)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thriftgrad
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.core import Key, TensorSpec
+from thriftgrad.local import LocalMethod
 from thriftgrad.train.groups import own_group
 from thriftgrad.train.handle import Handle, aggregator_of
 from thriftgrad.train.method import Method
@@ -97,6 +98,11 @@ def _parameter_names(ddp_model: DistributedDataParallel) -> dict[Tensor, str]:
 
 
 def _checked(method: object) -> Aggregator[Any]:
+    if isinstance(method, LocalMethod):
+        raise TypeError(
+            f"attach: {method.schedule!r} belongs to a method whose workers train on their own, and attach exchanges "
+            "gradients; use LocalUpdates(module, method, optimizer)."
+        )
     if not isinstance(method, Method | Aggregator):
         cure = (
             f"write thriftgrad.parse({method!r})"

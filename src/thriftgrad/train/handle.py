@@ -208,6 +208,9 @@ class Handle:
             self._thread.shutdown(cancel_futures=True)
             if dist.is_initialized():
                 dist.destroy_process_group(self._group)
+            # Whoever still holds a gloo group keeps its threads, which end the process badly if it ends before them.
+            self._lane = Lane()
+            del self._group
 
     def __enter__(self) -> Handle:
         return self

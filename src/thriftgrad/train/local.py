@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 
 import thriftgrad
 from thriftgrad.comm import Lane, Ledger
@@ -79,6 +80,7 @@ class LocalUpdates:
         seed: int = 0,
     ) -> None:
         parameters, buffers, frozen = named(params)
+        _check_site(params, site)
         _check(method, parameters)
         check_optimizer("LocalUpdates", optimizer, parameters)
         Key(seed)
@@ -192,8 +194,8 @@ class LocalUpdates:
         """What continues this training elsewhere: plain values and tensors, this rank's own; save one for each rank.
 
         Besides the model's and the optimiser's own. Every rank calls it at the same step, since a result that is on its
-        way is waited for. Memories stand under "memory/rank00001/...": no two ranks share a
-        key, so the states of all ranks fit into one dictionary. Of all but the first rank of a site, the step alone.
+        way is waited for. Memories stand under "memory/rank00001/...": no two ranks share a key, so the states of all
+        ranks fit into one dictionary. Of all but the first rank of a site, the step alone.
         """
         if not self._leads:
             return self._facts() | {"step": self._replica.step}
@@ -205,7 +207,8 @@ class LocalUpdates:
         """Continue where ``saved`` was taken: loading, then training, equals training on. Every rank calls it.
 
         A state of another number of ranks must hold the memories of them all (their dictionaries merged by ``|``):
-        every rank goes on with their mean, so the sum over ranks divided by their number stays what it was.
+        every rank goes on with their mean, so the sum over ranks divided by their number stays what it was, and its
+        model becomes the last one that all shared. So load the model's own state first.
 
         Raises ``ValueError``, and changes nothing, if it was saved by another rank or with another method, seed or
         model, or is damaged. States of different steps are told of by the next ``step``, on all ranks.
@@ -221,6 +224,10 @@ class LocalUpdates:
         self._began = (step, self._replica.syncs, self._replica.skipped_syncs)
         self.ledger.per_worker.clear()
         self._agreed = False
+        if saved.get("world_size") != self._world:
+            self._replica.go_back()
+            if self._site is not None:
+                self._broadcast(self._site)
 
     def _facts(self) -> dict[str, Any]:
         place = {"version": STATE_VERSION, "world_size": self._world, "rank": self._rank}
@@ -231,7 +238,8 @@ class LocalUpdates:
         self._closed = True
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
-            self._group = None
+        # Whoever still holds a gloo group keeps its threads, which end the process badly if it ends before them.
+        self._group, self._lane = None, Lane()
 
     def __enter__(self) -> LocalUpdates:
         return self
@@ -246,6 +254,16 @@ def _arrived(exchanged: Exchanged) -> Future[Exchanged]:
     future: Future[Exchanged] = Future()
     future.set_result(exchanged)
     return future
+
+
+def _check_site(params: Parameters, site: dist.ProcessGroup | None) -> None:
+    if isinstance(params, DistributedDataParallel) and site is None:
+        averaging = dist.get_world_size(params.process_group)
+        if averaging > 1:
+            raise ValueError(
+                f"LocalUpdates: DistributedDataParallel averages the gradients over {averaging} ranks already; "
+                "give site=... that group and group=... the first ranks of all sites, or pass the bare module."
+            )
 
 
 def _check(method: object, parameters: Mapping[str, Tensor]) -> None:

@@ -33,6 +33,11 @@ class Method(Expression):
     paper: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.aggregator, Aggregator):
+            raise TypeError(
+                f"Method: aggregator must be one such as AllGather(QSGD(bits=4)), got {self.aggregator!r}; an "
+                "AsyncServer belongs into a LocalMethod."
+            )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Method: momentum must lie in [0, 1), got {self.momentum}.")
         if self.nesterov and not self.momentum:

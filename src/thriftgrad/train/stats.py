@@ -61,6 +61,8 @@ class Costs:
         return 2 * ring * self.steps / sent if sent else math.nan
 
     def _described(self, steps: str, more: str = "") -> str:
+        if not (self.up_bytes or self.down_bytes):
+            return f"{steps}; nothing sent"
         return (
             f"{steps}; per step {self.up_bytes_per_step:.0f} bytes up, {self.down_bytes_per_step:.0f} bytes down{more}"
             f"; {self.compression_vs_fp32:.1f} times less than an fp32 all-reduce, "
