@@ -144,6 +144,11 @@ def test_downlinks_are_counted_both_ways(tmp_path):
     # n up = (n - 1) U + D with n = 4, up = 4000 and down = 8000 bytes: D = 4 (8000 - 4000) / 2, U = (16000 - D) / 3.
     assert lines["dense"][2].startswith("21.3 ")
     assert lines["dense"][3].startswith("64 ")
+    # SGD's is told apart as "dense" is: (85.3 / 1.92) / (21.3 / 0.64) = 4 / 3 of the uplink's saving is left, and all.
+    assert finding.verdict is Verdict.HOLDS
+    for share, verdict in ((1.2, Verdict.IN_PART), (1.4, Verdict.CONTRADICTED)):
+        check = check_bits.downlinks("main", "SGD", channels, (Target("0.9", fixed=0.9),), share, REASONS)
+        assert check(Evidence(tmp_path)).verdict is verdict
 
 
 def test_a_margin_decides_what_costs_no_quality(tmp_path):

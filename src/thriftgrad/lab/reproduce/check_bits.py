@@ -159,12 +159,16 @@ def downlinks(
                 lines.append(
                     (f"{channel} ({label})", target.name, *(bits_text(each) for each in mine.values()), *cells)
                 )
-                if up is None or whole is None:
+                left = _ratio_of_savings(dense, mine)
+                if up is None or whole is None or left is None:
                     verdicts.append(Verdict.NOT_MEASURABLE)
                     told.append(f"{channel}, {target.name}: not reached by every seed")
                 else:
-                    verdicts.append(within(whole, share * up.mean, float("inf")))
-                    told.append(f"{channel}, {target.name}: {up.mean:.3g} times uplink, {whole.mean:.3g} both ways")
+                    verdicts.append(within(left, share, float("inf")))
+                    told.append(
+                        f"{channel}, to {target.name}: {up.mean:.3g} times up, {whole.mean:.3g} both ways, "
+                        f"{left.mean:.2g} of it left"
+                    )
         verdict = together(verdicts)
         c = runs.configuration
         table = Table(
@@ -175,6 +179,15 @@ def downlinks(
         return Finding(f"{'; '.join(told)}.", verdict, reasons.of(verdict), (base, *channels.values()), (table,))
 
     return check
+
+
+def _ratio_of_savings(
+    dense: Mapping[str, list[float | None]], mine: Mapping[str, list[float | None]]
+) -> Interval | None:
+    """The saving both ways over the saving up, seed by seed: 2 U / (U + D) where dense goes both ways alike."""
+    logs = [_logs(dense[way], mine[way]) for way in ("sum", "up")]
+    known = [each for each in logs if each is not None]
+    return _exp(interval([a - b for a, b in zip(*known, strict=True)])) if len(known) == 2 else None
 
 
 def _both(runs: StudyRuns, label: str, target: Target, channel: str) -> dict[str, list[float | None]]:

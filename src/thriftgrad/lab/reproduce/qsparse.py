@@ -93,7 +93,7 @@ def headlines(task: str) -> list[Claim]:
                 Reasons(
                     holds="A sign instead of a float and a sync every eight steps; the steps stay about the same.",
                     contradicted="It needs more steps to the target, which takes back part of what each sync saves.",
-                    in_part="To one of the targets it does; to the other it needs more steps.",
+                    in_part="To one of the targets it does; to the other it needs more steps, or more than there are.",
                     unsettled="Not every seed reaches the target, or the seeds do not settle it.",
                 ),
             ),
@@ -192,8 +192,8 @@ def both_ways(quick: bool) -> list[Claim]:
                 Reasons(
                     holds="Every downlink is sparse.",
                     contradicted="The way down costs more than the way up, whatever the channel.",
-                    in_part="Compressed again, the way down costs what the way up does; a dense one leaves some 2 H "
-                    "and forwarding or the union grow with the workers.",
+                    in_part="Compressed again, the way down costs about twice the way up; a dense one takes nearly all "
+                    "of the saving, and forwarding or the union grow with the workers.",
                     unsettled="Not every seed reaches the targets.",
                 ),
             ),
@@ -303,7 +303,7 @@ def grid(quick: bool) -> list[Claim]:
                 "the factor 1 / (1 + beta)",
                 Reasons(
                     holds=gain,
-                    contradicted="A tuned learning rate makes up for the factor, and unscaled stays unbiased.",
+                    contradicted="Without a memory the factor only shortens the step of the shared model.",
                     unsettled="Without memory the factor rescales the steps, which a tuned rate makes up for.",
                 ),
                 lambda setting: not setting.memory,
@@ -421,7 +421,7 @@ def in_step_or_not(quick: bool) -> list[Claim]:
                 Reasons(
                     holds="Drifts are differences, which do not know where zero is.",
                     contradicted="It lags behind SGD wherever it starts.",
-                    in_part="From one start it does, from the other not, or not decidedly.",
+                    in_part="From the start that is farther away it has more to go in as few steps.",
                 ),
             ),
         ),
