@@ -100,7 +100,7 @@ def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, r
         except ValueError as error:
             if saved.get("world_size") == world:
                 raise
-            raise ValueError(_bound_to(saved["world_size"], spec.name)) from error
+            raise ValueError(_bound_to(saved["world_size"], path)) from error
         outers.append(None if outer is None else _like(outer, saved, f"{at}outer/{spec.name}"))
         rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", 0.0)))
     return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
@@ -128,10 +128,10 @@ def _count(saved: Mapping[str, Any], path: str) -> int:
     return count
 
 
-def _bound_to(then: object, name: str) -> str:
+def _bound_to(then: object, path: str) -> str:
     return (
-        f"load_state_dict: what was saved for parameter {name!r} is cut into pieces by the number of ranks, which was "
-        f"{then}; load it with {then} ranks, or go on with empty memories."
+        f"load_state_dict: {path!r} is cut into pieces by the number of ranks, which was {then}; "
+        f"load it with {then} ranks, or go on with empty memories."
     )
 
 
@@ -159,7 +159,7 @@ def _own_memories(saved: Mapping[str, Any], rank: int, world: int) -> dict[str, 
     for path, each in leaves.items():
         shapes = sorted({tuple(x.shape) for x in each if isinstance(x, Tensor)})
         if len(shapes) > 1:
-            raise ValueError(_bound_to(then, MEMORY.sub(r"\3", path)))
+            raise ValueError(_bound_to(then, path))
     return own | {path: _servers(each, rank) if SERVERS.search(path) else _mean(each) for path, each in leaves.items()}
 
 
