@@ -7,7 +7,7 @@ import pytest
 from lab.fabricate import configuration, evaluation, method, start, write
 from lab.reproduce.fabricated import rows
 from thriftgrad import parse
-from thriftgrad.lab.reproduce import qsparse, qsparse_work
+from thriftgrad.lab.reproduce import qsparse, qsparse_savings, qsparse_work
 from thriftgrad.lab.reproduce.halving import Halving
 from thriftgrad.lab.reproduce.labels import read_label
 from thriftgrad.lab.reproduce.page import html, markdown
@@ -106,7 +106,7 @@ def test_the_twins_that_claims_need_are_trained_whatever_tuning_says():
     grid = qsparse_work.grid(quick=False)
     labels = {arm.label for arm in grid.arms}
     assert set(grid.always) <= labels
-    assert {qsparse.SGD, qsparse.LOCAL, "QTopK[k=32,s=15,unscaled]·H=1·EF+·sync"} <= set(grid.always)
+    assert {qsparse_savings.SGD, qsparse_savings.LOCAL, "QTopK[k=32,s=15,unscaled]·H=1·EF+·sync"} <= set(grid.always)
 
 
 def test_all_subsets_of_the_components_are_trained():

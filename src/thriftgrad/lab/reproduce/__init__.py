@@ -1,4 +1,4 @@
-"""Papers' claims, measured again: ``nuqsgd.py`` and ``alq.py`` say what each paper claims and how it is checked here.
+"""Papers' claims, measured again: ``nuqsgd.py``, ``alq.py`` and ``qsparse.py`` say what each paper claims.
 
 A reproduction is a list of claims (``claims.py``) over evidence (``evidence.py``): training runs (``studies.py``, each
 a comparison folder like those of ``thriftgrad compare``, qualities by ``calibration.py``) and measurements without
