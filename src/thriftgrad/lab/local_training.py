@@ -19,6 +19,7 @@ from thriftgrad.lab.load import Evaluation, Levels
 from thriftgrad.local import Caller, Hub, LocalMethod, Replica, learning_rates_of, tick
 from thriftgrad.local.replica import Exchanged
 from thriftgrad.tasks.task import Task
+from thriftgrad.train.parameters import named
 
 
 def train_local(
@@ -38,10 +39,10 @@ def train_local(
     None, once a loss or a parameter is no longer finite.
     """
     models = [task.build(seed) for _ in cluster.ranks]
-    optimizers = [method.optimizer(_parameters(model).values(), learning_rate) for model in models]
+    optimizers = [method.optimizer(named(model).parameters.values(), learning_rate) for model in models]
     batches = [task.batches(seed, rank, cluster.world) for rank in cluster.ranks]
     shared = task.build(seed)
-    elements = sum(p.numel() for p in _parameters(shared).values())
+    elements = sum(p.numel() for p in named(shared).parameters.values())
     books = Books(cluster, elements, Meter(links))
     crew = (Calling if method.asynchronous else Gathered)(method, models, optimizers, books, seed)
     compute_seconds = 0.0
@@ -63,7 +64,7 @@ def train_local(
         compute_seconds += (perf_counter() - start) / len(models)
         measured = step % evaluate_every == 0 or step == steps
         # A local model that is not finite would be brought back to the shared one by the sync, and go unseen.
-        finite = all_finite(chain.from_iterable(_parameters(model).values() for model in models))
+        finite = all_finite(chain.from_iterable(named(model).parameters.values() for model in models))
         crew.after_step(step, measured)
         here = sum(each[-1] for each in losses) if finite else nan
         (there,) = cluster.mean([here])
@@ -80,7 +81,6 @@ def train_local(
 class Crew(ABC):
     """The local workers of a local method, between their steps."""
 
-    @abstractmethod
     def __init__(
         self,
         method: LocalMethod,
@@ -88,7 +88,19 @@ class Crew(ABC):
         optimizers: Sequence[torch.optim.Optimizer],
         books: Books,
         seed: int,
-    ) -> None: ...
+    ) -> None:
+        self.models, self.optimizers, self.books = models, optimizers, books
+        self.found = [named(model) for model in models]
+        self.begin(method, seed)
+
+    @abstractmethod
+    def begin(self, method: LocalMethod, seed: int) -> None:
+        """Make what each worker remembers."""
+
+    def rates(self) -> list[dict[str, float]]:
+        """Each worker's learning rates, by parameter."""
+        each = zip(self.optimizers, self.found, strict=True)
+        return [learning_rates_of(optimizer, found.parameters) for optimizer, found in each]
 
     @abstractmethod
     def after_step(self, step: int, measured: bool) -> None:
@@ -106,17 +118,9 @@ class Crew(ABC):
 class Gathered(Crew):
     """Workers that synchronise all together."""
 
-    def __init__(
-        self,
-        method: LocalMethod,
-        models: Sequence[nn.Module],
-        optimizers: Sequence[torch.optim.Optimizer],
-        books: Books,
-        seed: int,
-    ) -> None:
-        self.models, self.optimizers, self.books = models, optimizers, books
-        self.replicas = [Replica(method, _parameters(model), _buffers(model), seed) for model in models]
-        self.buffers = [buffer.clone() for buffer in models[0].buffers()]  # worker 0's after the last sync
+    def begin(self, method: LocalMethod, seed: int) -> None:
+        self.replicas = [Replica(method, each.parameters, each.buffers, seed) for each in self.found]
+        self.buffers = [buffer.clone() for buffer in self.models[0].buffers()]  # worker 0's after the last sync
         self.waiting: dict[int, list[Exchanged]] = {}
 
     def after_step(self, step: int, measured: bool) -> None:
@@ -132,11 +136,7 @@ class Gathered(Crew):
                 kept.copy_(buffer)
 
     def _exchange(self, part: int, measured: bool) -> list[Exchanged]:
-        rates = [
-            learning_rates_of(optimizer, replica.parameters)
-            for optimizer, replica in zip(self.optimizers, self.replicas, strict=True)
-        ]
-        cluster, first = self.books.cluster, self.replicas[0]
+        cluster, rates, first = self.books.cluster, self.rates(), self.replicas[0]
         drifts = [replica.drifts(part) for replica in self.replicas] if measured else []
         states = [replica.parts[part].exchange for replica in self.replicas]
         exchanges = [replica.exchange(part, each) for replica, each in zip(self.replicas, rates, strict=True)]
@@ -157,30 +157,17 @@ class Gathered(Crew):
 class Calling(Crew):
     """Workers that come to a server, each at steps of its own on one clock; all in this process."""
 
-    def __init__(
-        self,
-        method: LocalMethod,
-        models: Sequence[nn.Module],
-        optimizers: Sequence[torch.optim.Optimizer],
-        books: Books,
-        seed: int,
-    ) -> None:
-        self.models, self.optimizers, self.books = models, optimizers, books
-        workers = len(models)
-        self.hub = Hub(method, _parameters(models[0]), workers, seed, _buffers(models[0]))
+    def begin(self, method: LocalMethod, seed: int) -> None:
+        workers, first = len(self.models), self.found[0]
+        self.hub = Hub(method, first.parameters, workers, seed, first.buffers)
         self.callers = [
-            Caller(method, _parameters(model), rank, workers, seed, _buffers(model))
-            for rank, model in enumerate(models)
+            Caller(method, each.parameters, rank, workers, seed, each.buffers) for rank, each in enumerate(self.found)
         ]
 
     def after_step(self, step: int, measured: bool) -> None:
         for caller in self.callers:
             caller.advance()
-        rates = [
-            learning_rates_of(optimizer, caller.parameters)
-            for optimizer, caller in zip(self.optimizers, self.callers, strict=True)
-        ]
-        tick(self.hub, self.callers, [c.rank for c in self.callers if c.due()], rates, self.books.meter)
+        tick(self.hub, self.callers, [c.rank for c in self.callers if c.due()], self.rates(), self.books.meter)
 
     def show(self, shared: nn.Module) -> None:
         load(shared, self.hub.model(), list(self.models[0].buffers()))
@@ -192,15 +179,7 @@ class Calling(Crew):
 def load(shared: nn.Module, anchors: Mapping[str, Tensor], buffers: Sequence[Tensor]) -> None:
     """Overwrite the parameters, by name, and the buffers, in order."""
     with torch.no_grad():
-        for name, parameter in _parameters(shared).items():
+        for name, parameter in named(shared).parameters.items():
             parameter.copy_(anchors[name])
         for buffer, value in zip(shared.buffers(), buffers, strict=True):
             buffer.copy_(value)
-
-
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_buffers())

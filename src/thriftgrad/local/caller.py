@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from thriftgrad.aggregate.aggregator import all_finite
 from thriftgrad.core import Key, PayloadError, memories, without_memories
 from thriftgrad.local.letters import FRESH, Change, Push, Reply, Verdict, read_reply, write_push
 from thriftgrad.local.method import LocalMethod
-from thriftgrad.local.replica import drift
+from thriftgrad.local.replica import drift, norm
 from thriftgrad.local.terms import Terms, compressed, moved
 
 
@@ -166,4 +165,4 @@ class Caller:
 
     def memory_norm(self) -> float:
         """The l2 norm of what was compressed away and not sent yet."""
-        return sqrt(sum(float(memory.double().square().sum()) for memory in memories(self.states)))
+        return norm(memories(self.states))

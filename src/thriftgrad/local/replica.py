@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -185,13 +185,17 @@ class Replica:
 
     def memory_norm(self) -> float:
         """The l2 norm of everything this worker has not sent yet."""
-        squares = [float(memory.double().square().sum()) for part in self.parts for memory in memories(part.exchange)]
-        return sqrt(sum(squares))
+        return norm(memories(tuple(part.exchange for part in self.parts)))
 
 
 def drift(anchor: Tensor, parameter: Tensor) -> Tensor:
     """What a parameter has moved since it was set to the anchor, which rounded it to the parameter's own type."""
     return anchor.to(parameter.dtype).to(anchor.dtype) - widened(parameter)
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The l2 norm of all of them together."""
+    return sqrt(sum(float(x.double().square().sum()) for x in tensors))
 
 
 def overwrite(tensor: Tensor, value: Tensor) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import thriftgrad
 from thriftgrad.aggregate import AllGather
 from thriftgrad.local import Caller, Hub
 from thriftgrad.local.terms import Terms
-from thriftgrad.train.state import facts, first_difference, flatten, restore
+from thriftgrad.train.state import below, facts, first_difference, flatten, like, restore
 
 STATE_VERSION = 1
 
@@ -36,12 +35,12 @@ def read_hub(hub: Hub, saved: Mapping[str, Any]) -> None:
     """Let the server go on from ``saved``; ``ValueError``, and nothing is changed, if it is none of its own."""
     _check(saved, _place(hub.terms, hub.seed, "server"))
     terms = hub.terms
-    model = {spec.name: _like(x, saved, f"model/{spec.name}") for spec, x in zip(terms.specs, terms.start, strict=True)}
+    model = {spec.name: like(x, saved, f"model/{spec.name}") for spec, x in zip(terms.specs, terms.start, strict=True)}
     down = []
     if terms.server.down is not None:
         for spec in terms.specs:
             path = f"memory/server/{spec.name}"
-            down.append(restore(AllGather(terms.server.down), spec, 0, 1, path, _below(saved, path)).inner)
+            down.append(restore(AllGather(terms.server.down), spec, 0, 1, path, below(saved, path)).inner)
     applied = [int(saved.get(f"applied/rank{rank:05d}", 0)) for rank in range(terms.workers)]
     hub.restart(int(saved["commits"]), model, down, applied)
 
@@ -68,9 +67,9 @@ def read_caller(caller: Caller, saved: Mapping[str, Any]) -> str:
     anchors, states, rates, local = [], [], [], []
     for spec, start, parameter in zip(caller.terms.specs, caller.terms.start, caller.parameters.values(), strict=True):
         path = f"memory/rank{caller.rank:05d}/{spec.name}"
-        anchors.append(_like(start, saved, f"anchor/{spec.name}"))
-        local.append(_like(parameter, saved, f"local/{spec.name}"))
-        states.append(restore(up, spec, caller.rank, workers, path, _below(saved, path)).inner)
+        anchors.append(like(start, saved, f"anchor/{spec.name}"))
+        local.append(like(parameter, saved, f"local/{spec.name}"))
+        states.append(restore(up, spec, caller.rank, workers, path, below(saved, path)).inner)
         rates.append(float(saved.get(f"learning_rate/{spec.name}", 0.0)))
     caller.restart(int(saved["step"]), int(saved["commits"]), int(saved["applied"]), anchors, states, rates)
     with torch.no_grad():
@@ -93,18 +92,3 @@ def _check(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             f"load_state_dict: the state was saved with {fact} {then}, here it is {now}; "
             "set up all as it was then, or go on with empty memories."
         )
-
-
-def _below(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
-    return {at: leaf for at, leaf in saved.items() if at == path or at.startswith(f"{path}/")}
-
-
-def _like(template: Tensor, saved: Mapping[str, Any], path: str) -> Tensor:
-    """A tensor of the checkpoint, copied; ``ValueError`` where it is missing or of another shape or type."""
-    x = saved.get(path)
-    if not isinstance(x, Tensor) or x.shape != template.shape or x.dtype != template.dtype:
-        raise ValueError(
-            f"load_state_dict: {path!r} is missing or is not {template.dtype} of shape {tuple(template.shape)}; "
-            "the state is incomplete or altered, so use another checkpoint."
-        )
-    return x.to(template.device, copy=True)

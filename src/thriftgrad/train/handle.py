@@ -18,7 +18,7 @@ from thriftgrad.comm import Comm, Lane, Ledger, Round, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
 from thriftgrad.train.method import Method
-from thriftgrad.train.state import agree, facts, first_difference, flatten, levels_facts, restore
+from thriftgrad.train.state import agree, below, facts, first_difference, flatten, levels_facts, restore
 from thriftgrad.train.stats import Stats
 
 STATE_VERSION = 1
@@ -197,7 +197,7 @@ class Handle:
         states = {}
         for name, state in self._states.items():
             path = self._path(name)
-            mine = {at: leaf for at, leaf in leaves.items() if at == path or at.startswith(f"{path}/")}
+            mine = below(leaves, path)
             states[name] = restore(self._aggregator, state.spec, self._rank, self._world, path, mine)
         self._states, self._step = states, saved["step"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from thriftgrad.core import TensorSpec
 from thriftgrad.local import Replica
 from thriftgrad.local.replica import Exchanged, Part
-from thriftgrad.train.state import Leaf, first_difference, flatten, restore
+from thriftgrad.train.state import Leaf, below, first_difference, flatten, like, restore
 
 MEMORY = re.compile(r"(.*\bmemory)/rank(\d{5})/(.*)")
 SERVERS = re.compile(r"/rank\d{5}/[^/]+/(.*/)?down/(.*/)?memory$")
@@ -71,15 +71,15 @@ def read(
     step = step_of(saved)
     parts = [_part(replica, part, saved, "", rank, world) for part in replica.parts]
     shared = [
-        [_like(x, saved, f"shared/{i}/buffer/{j}") for j, x in enumerate(buffers)]
+        [like(x, saved, f"shared/{i}/buffer/{j}") for j, x in enumerate(buffers)]
         for i, buffers in enumerate(replica.shared_buffers)
     ]
     arrived = {}
     for i in replica.on_their_way(step):
         at, part = f"arrived/{i}/", replica.parts[i]
         after = None if _count(saved, f"{at}skipped") else _part(replica, part, saved, at, rank, world)
-        mean = [_like(x, saved, f"{at}mean/{j}") for j, x in enumerate(part.anchors)]
-        buffers = [_like(x, saved, f"{at}buffer/{j}") for j, x in enumerate(replica.buffers(i))]
+        mean = [like(x, saved, f"{at}mean/{j}") for j, x in enumerate(part.anchors)]
+        buffers = [like(x, saved, f"{at}buffer/{j}") for j, x in enumerate(replica.buffers(i))]
         arrived[i] = Exchanged(after, mean, buffers)
     return step, parts, shared, arrived
 
@@ -93,28 +93,16 @@ def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, r
     anchors, exchange, outers, rates = [], [], [], []
     for anchor, (spec, _), outer, _ in zip(*template, strict=True):
         path = f"{at}memory/rank{rank:05d}/{spec.name}"
-        mine = {key: leaf for key, leaf in saved.items() if key == path or key.startswith(f"{path}/")}
-        anchors.append(_like(anchor, saved, f"{at}anchor/{spec.name}"))
+        anchors.append(like(anchor, saved, f"{at}anchor/{spec.name}"))
         try:
-            exchange.append(restore(replica.aggregator, spec, rank, world, path, mine))
+            exchange.append(restore(replica.aggregator, spec, rank, world, path, below(saved, path)))
         except ValueError as error:
             if saved.get("world_size") == world:
                 raise
             raise ValueError(_bound_to(saved["world_size"], path)) from error
-        outers.append(None if outer is None else _like(outer, saved, f"{at}outer/{spec.name}"))
+        outers.append(None if outer is None else like(outer, saved, f"{at}outer/{spec.name}"))
         rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", 0.0)))
     return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
-
-
-def _like(template: Tensor, saved: Mapping[str, Any], path: str) -> Tensor:
-    """A tensor of the checkpoint, copied; ``ValueError`` where it is missing or of another shape or type."""
-    x = saved.get(path)
-    if not isinstance(x, Tensor) or x.shape != template.shape or x.dtype != template.dtype:
-        raise ValueError(
-            f"load_state_dict: {path!r} is missing or is not {template.dtype} of shape {tuple(template.shape)}; "
-            "the state is incomplete or altered, so use another checkpoint."
-        )
-    return x.to(template.device, copy=True)
 
 
 def _count(saved: Mapping[str, Any], path: str) -> int:

@@ -21,6 +21,7 @@ from thriftgrad.local.clock import round_of
 from thriftgrad.local.letters import is_goodbye
 from thriftgrad.train.async_state import common_facts, read_hub, write_hub
 from thriftgrad.train.connection import ADDRESS, Door, LinkDownError, host_store, split_address, torchrun_place
+from thriftgrad.train.parameters import named
 from thriftgrad.train.report import (
     CONNECTED,
     FINISHED,
@@ -86,7 +87,7 @@ class Server:
             workers, address = self._place.world - 1, f"{self._place.host}:0"
         if workers is None or address is None:
             raise ValueError("serve: with an address it needs the number of workers; give workers=...")
-        self._parameters, buffers = _named(model)
+        self._parameters, buffers, _ = named(model)
         self.hub = Hub(method, {name: p.cpu() for name, p in self._parameters.items()}, workers, seed, buffers)
         self.ledger = Ledger()
         host, port = split_address("serve", address)
@@ -294,10 +295,3 @@ def serve(
     if resume is not None:
         server.load_state_dict(resume)
     return server.run(after_commit)
-
-
-def _named(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers by name."""
-    if isinstance(model, nn.Module):
-        return {name: p for name, p in model.named_parameters() if p.requires_grad}, dict(model.named_buffers())
-    return dict(model), {}

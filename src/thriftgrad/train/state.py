@@ -97,6 +97,26 @@ def flatten(tree: Any, path: str) -> dict[str, Leaf]:
     return {} if tree is None else {path: tree}
 
 
+def below(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What ``flatten`` put under a path.
+
+    >>> below({"a/b/0": 1, "a/bc": 2}, "a/b")
+    {'a/b/0': 1}
+    """
+    return {at: leaf for at, leaf in saved.items() if at == path or at.startswith(f"{path}/")}
+
+
+def like(template: Tensor, saved: Mapping[str, Any], path: str) -> Tensor:
+    """A tensor of the checkpoint, copied; ``ValueError`` where it is missing or of another shape or type."""
+    x = saved.get(path)
+    if not isinstance(x, Tensor) or x.shape != template.shape or x.dtype != template.dtype:
+        raise ValueError(
+            f"load_state_dict: {path!r} is missing or is not {template.dtype} of shape {tuple(template.shape)}; "
+            "the state is incomplete or altered, so use another checkpoint."
+        )
+    return x.to(template.device, copy=True)
+
+
 def restore(
     aggregator: Aggregator[Any], spec: TensorSpec, rank: int, world: int, path: str, saved: dict[str, Leaf]
 ) -> TensorState:
