@@ -13,7 +13,8 @@ from torch import Tensor
 from samples import step
 from thriftgrad import AllReduce, Identity, Key, Ledger, PowerSGD, TensorSpec, kernels
 from thriftgrad.aggregate import TensorState
-from thriftgrad.aggregate.power_sgd import LowRank, orthonormal
+from thriftgrad.aggregate.power_sgd import LowRank
+from thriftgrad.core.matrices import orthonormal
 
 EVERYTHING = 0.0
 """``min_compression_rate``: compress every matrix."""
@@ -58,7 +59,7 @@ def test_golden_trace() -> None:
     p = torch.tensor([[0.516398], [0.258199], [0.774597], [0.258199]])
     q = torch.tensor([[1.549193], [1.549193], [2.323790]])
     torch.testing.assert_close(means[0][0], p @ q.T, atol=2e-6, rtol=0)
-    torch.testing.assert_close(after[0][0].inner.q, q, atol=2e-6, rtol=0)
+    torch.testing.assert_close(after[0][0].inner.factor, q, atol=2e-6, rtol=0)
     assert ((one + two) / 2 - means[0][0]).norm().item() == pytest.approx(1.431782, abs=1e-5)
     assert memory(after[0]).norm().item() == pytest.approx(2.840188, abs=1e-5)
     assert memory(after[1]).norm().item() == pytest.approx(2.581989, abs=1e-5)
@@ -139,7 +140,7 @@ def test_full_rank_loses_nothing() -> None:
     means, states = step(method, [[x]], started(method, [x], 1), Key(0))
     torch.testing.assert_close(means[0][0], x, atol=1e-5, rtol=1e-5)
     assert memory(states[0]).norm() < 1e-5
-    assert states[0][0].inner.q.shape == (7, 5)
+    assert states[0][0].inner.factor.shape == (7, 5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1), (2, 3), (2, 1, 1)])
@@ -157,7 +158,7 @@ def test_zero_gradients_are_zero_and_heal() -> None:
     for i in range(3):
         means, states = step(method, [[zero, x], [zero, x]], states, Key(i))
         assert not means[0][0].any()
-        assert states[0][0].inner.q.isfinite().all()
+        assert states[0][0].inner.factor.isfinite().all()
         torch.testing.assert_close(means[0][1], x, atol=1e-5, rtol=1e-5)
     means, _ = step(method, [[x, x], [x, x]], states, Key(9))
     torch.testing.assert_close(means[0][0], x, atol=1e-5, rtol=1e-5)
@@ -174,8 +175,8 @@ def test_a_lost_subspace_is_found_again() -> None:
     means, states = step(method, [[x], [x]], states, Key(0))
     assert not means[0][0].any()
     torch.testing.assert_close(memory(states[0]), x)
-    assert states[0][0].inner.q.any()
-    assert torch.equal(states[0][0].inner.q, states[1][0].inner.q)
+    assert states[0][0].inner.factor.any()
+    assert torch.equal(states[0][0].inner.factor, states[1][0].inner.factor)
     sent = torch.zeros_like(x)
     for i in range(1, 50):
         means, states = step(method, [[x], [x]], states, Key(i))
@@ -188,7 +189,7 @@ def test_a_lost_column_alone_is_drawn_anew() -> None:
     x = low_rank(6, 8, 1)
     method = PowerSGD(rank=2, min_compression_rate=EVERYTHING)
     _, one = step(method, [[x]], started(method, [x], 1), Key(0))
-    q = one[0][0].inner.q
+    q = one[0][0].inner.factor
     torch.testing.assert_close(q[:, :1] @ (q[:, :1].T @ x.T) / q[:, 0].square().sum(), x.T, atol=1e-4, rtol=1e-4)
     assert torch.linalg.matrix_rank(q) == 2
 
@@ -332,7 +333,7 @@ def test_half_precision_gradients_keep_float32_factors_and_memories() -> None:
     means, states = step(method, [[x], [x]], started(method, [x], 2), Key(0))
     assert means[0][0].dtype == torch.bfloat16
     kept = states[0][0].inner
-    assert kept.memory.dtype == kept.q.dtype == torch.float32
+    assert kept.memory.dtype == kept.factor.dtype == torch.float32
     torch.testing.assert_close(means[0][0].float() + kept.memory, x.float(), atol=2**-8 * x.abs().max().item(), rtol=0)
 
 

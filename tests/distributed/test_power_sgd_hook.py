@@ -51,7 +51,7 @@ def ours_and_theirs() -> dict[str, Any]:
     with attach(model, PowerSGD(rank=RANK, start_after=START, min_compression_rate=1)) as handle:
         saved = handle.state_dict()
         rank = dist.get_rank()
-        factors = {f"memory/rank{rank:05d}/{name}/q": q for name, q in start().items()}
+        factors = {f"memory/rank{rank:05d}/{name}/factor": q for name, q in start().items()}
         handle.load_state_dict(saved | factors)
         ours = train(model)
 

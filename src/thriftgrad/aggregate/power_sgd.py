@@ -5,27 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from thriftgrad import kernels
 from thriftgrad.aggregate.aggregator import Aggregator
-from thriftgrad.aggregate.all_reduce import all_reduce_list
-from thriftgrad.comm import Comm, place
-from thriftgrad.core import Key, TensorSpec
-
-LOST = 2e-6
-"""A column that keeps less than this share of its length after the others are projected out is rounding noise."""
+from thriftgrad.aggregate.drift import settled
+from thriftgrad.aggregate.subspace import Fit, Fits, one_sided, two_sided
+from thriftgrad.comm import Comm, place, replicated
+from thriftgrad.core import Key, TensorSpec, wide
+from thriftgrad.core.matrices import matrix_shape
 
 
 class LowRank(NamedTuple):
     """State of one tensor."""
 
     step: int
-    memory: Tensor | None  # float32[n, m]: what was not sent; None for tensors that travel as they are
-    q: Tensor | None  # float32[m, r]: the right factor, equal on all workers; None before the first compressed step
+    memory: Tensor | None  # float32 or float64, [n, m]: what was not sent; None where nothing is remembered
+    factor: Tensor | None  # float32[m or n, r]: where the next step starts, equal on all workers; None to draw one
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,15 +39,24 @@ class PowerSGD(Aggregator[LowRank]):
     n m <= min_compression_rate r (n + m)) travel as they are, in one buffer with the P factors.
 
     ``warm_start``: go on from the last Q; else draw a new one each step. ``power_iterations``: refine the same rank
-    with more rounds. ``start_after``: all-reduce as it is for so many steps first.
+    with more rounds. ``residual_iterations``: do it all again on what is left, so that k of them send rank k r.
+    ``alternating``: one product and one all-reduce a step, from the right and from the left by turns; half the floats.
+    ``start_after``: all-reduce as it is for so many steps first.
+    ``refresh_every``: so often leave the subspace, for a random one, or ("exact") for the leading singular vectors of
+    the mean, which travels as it is in that step, memory included.
+    ``memory``: "local", against the worker's own factor; "global", against the estimate, as the paper's code and
+    PyTorch's hook do: the mean over workers is the same, but each memory grows with the difference between workers;
+    "none".
+    ``check_every``: so often compare a digest of the shared factors; worker 0's are taken where one has drifted, and
+    the log "thriftgrad" says so.
 
     Exact on means of rank r or less. Equal shapes are batched, each matrix orthonormalised by itself. A column that is
     lost (a zero gradient, a rank below r, a subspace that the gradient has left) sends nothing and is drawn anew.
 
-    Raises ``ValueError`` for a rank or power_iterations below 1, a negative start_after or min_compression_rate.
-    Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727. Differs from the paper: the memory is *local*, against the
-    worker's own factor; the mean over workers is the same, but each memory stays bounded where the paper's grows with
-    the difference between workers. Factors and memories are float32 whatever the gradient's type.
+    Raises ``ValueError`` for numbers below their least and for settings that exclude each other.
+    Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727; alternating: Zhang et al., ACP-SGD, 2023, arXiv:2306.08881;
+    exact refresh: Xie et al., PowerSGD+, 2025, arXiv:2509.11254. Differs from the paper: the memory is local, and
+    small matrices travel as they are. Factors are float32 whatever the gradient's type.
 
     >>> PowerSGD(rank=2)
     PowerSGD()
@@ -57,20 +65,48 @@ class PowerSGD(Aggregator[LowRank]):
     rank: int = 2
     warm_start: bool = True
     power_iterations: int = 1
+    residual_iterations: int = 1
+    alternating: bool = False
     min_compression_rate: float = 2.0
     start_after: int = 0
+    memory: Literal["local", "global", "none"] = "local"
+    refresh: Literal["random", "exact"] = "random"
+    refresh_every: int | None = None
+    check_every: int | None = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("rank", 1), ("power_iterations", 1), ("start_after", 0), ("min_compression_rate", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"PowerSGD: {name} must be at least {least}, got {getattr(self, name)}.")
+        least = {"rank": 1, "power_iterations": 1, "residual_iterations": 1, "min_compression_rate": 0}
+        for name, low in (least | {"start_after": 0, "refresh_every": 1, "check_every": 1}).items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ValueError(f"PowerSGD: {name} must be at least {low}, got {value}.")
+        for name, known in (("memory", ("local", "global", "none")), ("refresh", ("random", "exact"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"PowerSGD: {name} must be one of {known}, got {getattr(self, name)!r}.")
+        if self.alternating and self.power_iterations > 1:
+            raise ValueError(
+                f"PowerSGD: alternating=True is one product a step, so power_iterations={self.power_iterations} has no "
+                "place in it; use residual_iterations."
+            )
+        if self.refresh_every is not None and not self.warm_start:
+            raise ValueError(
+                f"PowerSGD: refresh_every={self.refresh_every} has no effect with warm_start=False, which draws a new "
+                "subspace at every step; leave one of them out."
+            )
+        if self.refresh_every is None and self.refresh == "exact":
+            raise ValueError('PowerSGD: refresh="exact" has no effect without refresh_every; give both or neither.')
 
     def compresses(self, spec: TensorSpec) -> bool:
         """Whether a tensor of this shape is worth factors."""
         if len(spec.shape) < 2:
             return False
-        n, m = _matrix_shape(spec)
-        return self.min_compression_rate * min(self.rank, n, m) * (n + m) < n * m
+        n, m = matrix_shape(spec)
+        return self.min_compression_rate * self.floats(spec) < n * m
+
+    def floats(self, spec: TensorSpec) -> float:
+        """Floats of its factors in a step; the mean of two steps where the sides alternate."""
+        n, m = matrix_shape(spec)
+        return self.residual_iterations * min(self.rank, n, m) * (n + m) / (2 if self.alternating else 1)
 
     def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
         return tuple(spec.name for spec in specs if not self.compresses(spec))
@@ -84,76 +120,135 @@ class PowerSGD(Aggregator[LowRank]):
             )
 
     def init_tensor(self, spec: TensorSpec) -> LowRank:
-        if not self.compresses(spec):
+        if not self.compresses(spec) or self.memory == "none":
             return LowRank(0, None, None)
-        return LowRank(0, torch.zeros(_matrix_shape(spec), device=spec.device), None)
+        return LowRank(0, TensorSpec(matrix_shape(spec), wide(spec.dtype), spec.device).zeros(), None)
 
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[LowRank], key: Key
     ) -> Comm[tuple[list[Tensor], list[LowRank]]]:
         me = yield from place()
-        groups: dict[tuple[int, int], list[int]] = {}
+        batches: dict[tuple[object, ...], list[int]] = {}
         plain: list[int] = []
         for i, (spec, state) in enumerate(zip(specs, states, strict=True)):
-            if state.memory is not None and state.step >= self.start_after:
-                groups.setdefault(_matrix_shape(spec), []).append(i)
+            if self.compresses(spec) and not self._sends_all(state.step):
+                kind = matrix_shape(spec), wide(spec.dtype), self._from_left(state.step)
+                batches.setdefault(kind, []).append(i)
             else:
                 plain.append(i)
 
-        stacks = [torch.stack([_plus_memory(tensors[i], states[i]) for i in group]) for group in groups.values()]
-        factors = [torch.stack([self._start(specs[i], states[i], key) for i in group]) for group in groups.values()]
-        waiting = [tensors[i] / me.world for i in plain]  # rides with the first factors
-        plain_means: list[Tensor] = []
-        for _ in range(self.power_iterations if groups else 1):
-            lefts = [m @ q / me.world for m, q in zip(stacks, factors, strict=True)]
-            sums = yield from all_reduce_list(lefts + waiting)
-            plain_means, waiting = plain_means or sums[len(lefts) :], []
-            bases = [orthonormal(p) for p in sums[: len(lefts)]]
-            rights = [m.mT @ p for m, p in zip(stacks, bases, strict=True)]
-            factors = yield from all_reduce_list([q / me.world for q in rights])
+        owed = [self._owed(x, state) for x, state in zip(tensors, states, strict=True)]
+        starts = [torch.stack([self._start(specs[i], states[i], key) for i in batch]) for batch in batches.values()]
+        matrices = [torch.stack([owed[i].view(matrix_shape(specs[i])) for i in batch]) for batch in batches.values()]
+        lefts = [self._from_left(states[batch[0]].step) for batch in batches.values()]
+        waiting = [owed[i] / me.world for i in plain]
+        due = any(self._due(state.step) for state in states)
+        fits, plain_means = yield from self._fit(matrices, starts, lefts, waiting, me.world, due)
 
         means = dict(zip(plain, plain_means, strict=True))
-        after = {i: states[i]._replace(step=states[i].step + 1) for i in plain}
-        for group, m, p, local, q in zip(groups.values(), stacks, bases, rights, factors, strict=True):
-            estimates, memories = p @ q.mT, m - p @ local.mT
-            for at, i in enumerate(group):
-                means[i] = estimates[at].view(specs[i].shape).to(specs[i].dtype)
-                renewed = torch.where((p[at] == 0).all(0), self._draw(specs[i], key.fold("lost")), q[at])
-                after[i] = LowRank(states[i].step + 1, memories[at], renewed if self.warm_start else None)
-        return [means[i] for i in range(len(tensors))], [after[i] for i in range(len(tensors))]
+        after = {}
+        for i in plain:
+            after[i] = yield from self._after_all(specs[i], states[i], means[i])
+        for batch, matrix, fit in zip(batches.values(), matrices, fits, strict=True):
+            memories = {"local": fit.rest, "global": matrix - fit.estimate, "none": None}[self.memory]
+            for at, i in enumerate(batch):
+                means[i] = fit.estimate[at].view(specs[i].shape)
+                renewed = self._renewed(fit.factors[at], specs[i], states[i].step + 1, key) if self.warm_start else None
+                after[i] = LowRank(states[i].step + 1, None if memories is None else memories[at], renewed)
+        order = range(len(tensors))
+        return [means[i].to(tensors[i].dtype) for i in order], [after[i] for i in order]
+
+    def _fit(
+        self,
+        matrices: Sequence[Tensor],
+        starts: Sequence[Tensor],
+        lefts: Sequence[bool],
+        waiting: Sequence[Tensor],
+        world: int,
+        due: bool,
+    ) -> Comm[Fits]:
+        """All iterations of one step; ``lefts``: which batches start from a left factor, only where sides alternate."""
+
+        def settle(factors: Sequence[Tensor]) -> Comm[Sequence[Tensor]]:
+            return (yield from settled("PowerSGD", factors)) if due and factors else factors
+
+        rests, factors = list(matrices), list(starts)
+        estimates: list[Tensor] = []
+        means: list[Tensor] = []
+        k = self.residual_iterations
+        for at in range(k if matrices else 1):
+            if self.alternating:
+                turned = [rest.mT if left else rest for rest, left in zip(rests, lefts, strict=True)]
+                fits, found = yield from one_sided(turned, factors, waiting, world, settle)
+                fits = [
+                    Fit(f.estimate.mT, f.rest.mT, f.factors) if left else f for f, left in zip(fits, lefts, strict=True)
+                ]
+                factors, lefts = [fit.factors for fit in fits], [not left for left in lefts]
+            else:
+                blocks = [start.chunk(k, 2)[at] for start in starts]
+                fits, found = yield from two_sided(rests, blocks, waiting, world, self.power_iterations, settle)
+                ended = [fit.factors for fit in fits]
+                factors = ended if at == 0 else [torch.cat(each, 2) for each in zip(factors, ended, strict=True)]
+            means, waiting = means or found, []
+            rests = [fit.rest for fit in fits]
+            found_now = [fit.estimate for fit in fits]
+            estimates = [a + b for a, b in zip(estimates, found_now, strict=True)] if estimates else found_now
+        return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
+
+    def _owed(self, x: Tensor, state: LowRank) -> Tensor:
+        """The tensor with its memory, which is still zero before ``start_after``."""
+        if state.memory is None or state.step < self.start_after:
+            return x
+        return x.to(state.memory.dtype) + state.memory.view(x.shape)
+
+    def _after_all(self, spec: TensorSpec, state: LowRank, mean: Tensor) -> Comm[LowRank]:
+        """The state after a step in which the tensor travelled as it is: nothing is owed."""
+        after = state._replace(step=state.step + 1)
+        if not self.compresses(spec) or state.step < self.start_after:
+            return after
+        memory = None if state.memory is None else torch.zeros_like(state.memory)
+        factor = yield from replicated(lambda: self._leading(mean.view(matrix_shape(spec)), after.step))
+        return LowRank(after.step, memory, factor)
+
+    def _leading(self, mean: Tensor, step: int) -> Tensor | None:
+        """The leading singular vectors of the mean, on the side where this step starts; None if it is not finite."""
+        if not mean.isfinite().all():
+            return None
+        left, _, right = torch.linalg.svd(mean.to(torch.float32), full_matrices=False)
+        vectors = left if self._from_left(step) else right.mT
+        columns = min(self.rank, *mean.shape) * (1 if self.alternating else self.residual_iterations)
+        missing = columns - vectors.shape[1]  # zeros, to be drawn anew
+        return torch.nn.functional.pad(vectors[:, :columns], (0, max(0, missing))).contiguous()
+
+    def _sends_all(self, step: int) -> bool:
+        """Whether all tensors travel as they are in this step."""
+        return step < self.start_after or (self.refresh == "exact" and self._refreshes(step))
+
+    def _refreshes(self, step: int) -> bool:
+        return self.refresh_every is not None and (step - self.start_after) % self.refresh_every == 0
+
+    def _due(self, step: int) -> bool:
+        """Whether digests go round in this step."""
+        return self.check_every is not None and (step + 1) % self.check_every == 0
+
+    def _from_left(self, step: int) -> bool:
+        """Whether this step starts from a left factor: sides alternate from product to product."""
+        return self.alternating and step * self.residual_iterations % 2 == 1
 
     def _start(self, spec: TensorSpec, state: LowRank, key: Key) -> Tensor:
-        return state.q if state.q is not None else self._draw(spec, key)
+        if state.factor is None or (self.refresh == "random" and self._refreshes(state.step)):
+            return self._draw(spec, state.step, key)
+        return state.factor
 
-    def _draw(self, spec: TensorSpec, key: Key) -> Tensor:
-        """A random right factor, the same on every worker: standard normal, float32[m, r]."""
-        n, m = _matrix_shape(spec)
-        r = min(self.rank, n, m)
-        return kernels.normal(m * r, key.fold("PowerSGD", spec.name).seed, spec.device).view(m, r)
+    def _draw(self, spec: TensorSpec, step: int, key: Key) -> Tensor:
+        """A random factor to start from, the same on every worker: standard normal, float32[m or n, r]."""
+        n, m = matrix_shape(spec)
+        rows = n if self._from_left(step) else m
+        columns = min(self.rank, n, m) * (1 if self.alternating else self.residual_iterations)
+        seed = key.fold("PowerSGD", spec.name).seed
+        return kernels.normal(rows * columns, seed, spec.device).view(rows, columns)
 
-
-def orthonormal(p: Tensor) -> Tensor:
-    """Orthonormal columns spanning those of each matrix: float32[b, n, r] -> float32[b, n, r]; lost columns are zero.
-
-    Modified Gram-Schmidt in float64, each matrix by itself: enough for columns as nearly parallel as ``LOST`` allows.
-    """
-    wide = p.to(torch.float64)
-    columns: list[Tensor] = []
-    for i in range(p.shape[2]):
-        column = wide[:, :, i : i + 1]
-        length = torch.linalg.vector_norm(column, dim=1, keepdim=True)
-        for other in columns:
-            column = column - other * (other * column).sum(1, keepdim=True)
-        rest = torch.linalg.vector_norm(column, dim=1, keepdim=True)
-        lost = rest <= LOST * length  # false for NaN, which must come through
-        columns.append(torch.where(lost, 0.0, column / torch.where(lost, 1.0, rest)))
-    return torch.cat(columns, 2).to(torch.float32)
-
-
-def _matrix_shape(spec: TensorSpec) -> tuple[int, int]:
-    return spec.shape[0], spec.numel // spec.shape[0]
-
-
-def _plus_memory(x: Tensor, state: LowRank) -> Tensor:
-    assert state.memory is not None  # only compressed tensors come here
-    return x.detach().to(torch.float32).reshape(state.memory.shape) + state.memory
+    def _renewed(self, factor: Tensor, spec: TensorSpec, step: int, key: Key) -> Tensor:
+        """The factor with its lost columns drawn anew; ``step`` is the one that it starts."""
+        lost = (factor == 0).all(0)
+        return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
