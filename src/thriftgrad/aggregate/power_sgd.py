@@ -180,9 +180,7 @@ class PowerSGD(Aggregator[LowRank]):
             if self.alternating:
                 turned = [rest.mT if left else rest for rest, left in zip(rests, lefts, strict=True)]
                 fits, found = yield from one_sided(turned, factors, waiting, world, settle)
-                fits = [
-                    Fit(f.estimate.mT, f.rest.mT, f.factors) if left else f for f, left in zip(fits, lefts, strict=True)
-                ]
+                fits = [_turned_back(fit) if left else fit for fit, left in zip(fits, lefts, strict=True)]
                 factors, lefts = [fit.factors for fit in fits], [not left for left in lefts]
             else:
                 blocks = [start.chunk(k, 2)[at] for start in starts]
@@ -252,3 +250,8 @@ class PowerSGD(Aggregator[LowRank]):
         """The factor with its lost columns drawn anew; ``step`` is the one that it starts."""
         lost = (factor == 0).all(0)
         return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
+
+
+def _turned_back(fit: Fit) -> Fit:
+    """Of transposed matrices, in the layout of the matrices themselves."""
+    return Fit(fit.estimate.mT.contiguous(), fit.rest.mT.contiguous(), fit.factors)
