@@ -45,7 +45,7 @@ PUBLIC = [
     *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
     *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
     *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
-    *("serve", "AsyncUpdates", "ServerGoneError"),
+    *("serve", "AsyncUpdates", "ServerGoneError", "GradientPlusMomentum"),
 ]
 
 

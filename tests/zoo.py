@@ -274,6 +274,11 @@ AGGREGATORS: tuple[Any, ...] = (
     PowerSGD(rank=2, min_compression_rate=0),
     PowerSGD(rank=1, warm_start=False),
     PowerSGD(rank=1, power_iterations=2, start_after=1),
+    PowerSGD(rank=1, residual_iterations=2, min_compression_rate=0, memory="none"),
+    PowerSGD(rank=2, alternating=True, min_compression_rate=0, check_every=1),
+    PowerSGD(rank=1, alternating=True, residual_iterations=3, memory="global", check_every=None),
+    PowerSGD(rank=1, refresh="exact", refresh_every=2),
+    PowerSGD(rank=2, refresh_every=1, memory="global"),
     LocalMomentum(AllGather(RandomK(fraction=0.25)), beta=0.5),
     LocalMomentum(PowerSGD(rank=1)),
     AllGather(TopK(fraction=0.2), mean="senders"),
@@ -316,7 +321,8 @@ RECIPES: dict[str, tuple[Method, ...]] = {
     "sign_sgd": (recipes.sign_sgd(),),
     "signum": (recipes.signum(), recipes.signum(momentum=0.5)),
     "ef_sign_sgd": (recipes.ef_sign_sgd(),),
-    "power_sgd": (recipes.power_sgd(), recipes.power_sgd(rank=1, momentum=0.0)),
+    "power_sgd": (recipes.power_sgd(), recipes.power_sgd(rank=1, momentum=0.0), recipes.power_sgd(plus_gradient=True)),
+    "acp_sgd": (recipes.acp_sgd(), recipes.acp_sgd(rank=1)),
 }
 
 METHODS = (

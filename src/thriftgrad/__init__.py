@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         SlowMo,
         Streaming,
     )
-    from thriftgrad.train import AsyncUpdates, LocalUpdates, ServerGoneError, attach, serve
+    from thriftgrad.train import AsyncUpdates, GradientPlusMomentum, LocalUpdates, ServerGoneError, attach, serve
     from thriftgrad.vocabulary import parse
     from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -99,6 +99,7 @@ __all__ = [
     "ErrorFeedback",
     "Every",
     "GolombRice",
+    "GradientPlusMomentum",
     "Huffman",
     "Identity",
     "InnerAdamW",
@@ -214,7 +215,7 @@ _HOMES = {
         "SlowMo",
         "Streaming",
     ),
-    "thriftgrad.train": ("AsyncUpdates", "LocalUpdates", "ServerGoneError", "attach", "serve"),
+    "thriftgrad.train": ("AsyncUpdates", "GradientPlusMomentum", "LocalUpdates", "ServerGoneError", "attach", "serve"),
     "thriftgrad.vocabulary": ("parse",),
 }
 

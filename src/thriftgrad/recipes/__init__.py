@@ -13,6 +13,7 @@ AllGather(compressor=ErrorFeedback(compressor=TopK(fraction=0.01)))
 """
 
 from thriftgrad.recipes.gradients import (
+    acp_sgd,
     alq,
     alq_n,
     amq,
@@ -50,6 +51,7 @@ from thriftgrad.recipes.local import (
 )
 
 __all__ = [
+    "acp_sgd",
     "alq",
     "alq_n",
     "amq",

@@ -242,15 +242,28 @@ def ef_sign_sgd(momentum: float = 0.9) -> Method:
     return Method(aggregator, momentum=momentum, learning_rate_scale=0.3, paper=paper)
 
 
-def power_sgd(rank: int = 2, momentum: float = 0.9) -> Method:
+def power_sgd(rank: int = 2, momentum: float = 0.9, plus_gradient: bool = False) -> Method:
     """Rank-r factors of gradient plus memory, all-reduced; vectors and small matrices as they are.
 
-    The memory is in gradient units; momentum sits after aggregation.
-    Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727. Differs: the optimiser applies m, where the paper applies
-    gradient + m (a longer step: 11 against 10 times the gradient at momentum 0.9), and the memory is local.
+    The memory is in gradient units; momentum sits after aggregation. ``plus_gradient``: the paper's step, gradient + m,
+    a longer one (11 against 10 times a steady gradient at momentum 0.9).
+    Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727. Differs: the optimiser applies m unless asked, the memory
+    is local, and matrices that factors would not halve travel as they are (PowerSGD(min_compression_rate=0) has none).
     """
-    paper = "Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727"
-    return Method(PowerSGD(rank=rank), momentum=momentum, paper=paper)
+    return Method(PowerSGD(rank=rank), momentum=momentum, plus_gradient=plus_gradient, paper=_VOGELS)
+
+
+_VOGELS = "Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727"
+
+
+def acp_sgd(rank: int = 4, momentum: float = 0.9) -> Method:
+    """The left and the right factor by turns, one all-reduce a step; half of PowerSGD's floats at the same rank.
+
+    The memory is in gradient units; momentum sits after aggregation.
+    Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881. Differs as ``power_sgd`` does.
+    """
+    paper = "Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881"
+    return Method(PowerSGD(rank=rank, alternating=True), momentum=momentum, paper=paper)
 
 
 def dgc(

@@ -5,6 +5,7 @@ from thriftgrad.train.ddp import attach
 from thriftgrad.train.handle import Handle
 from thriftgrad.train.local import LocalUpdates
 from thriftgrad.train.method import Method
+from thriftgrad.train.plus_gradient import GradientPlusMomentum
 from thriftgrad.train.remote import AsyncUpdates
 from thriftgrad.train.report import ServerReport, WorkerReport
 from thriftgrad.train.server import Server, serve
@@ -12,6 +13,7 @@ from thriftgrad.train.stats import LocalStats, Stats
 
 __all__ = [
     "AsyncUpdates",
+    "GradientPlusMomentum",
     "Handle",
     "LocalStats",
     "LocalUpdates",
