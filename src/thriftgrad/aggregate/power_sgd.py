@@ -137,11 +137,11 @@ class PowerSGD(Aggregator[LowRank]):
             else:
                 plain.append(i)
 
-        owed = [self._owed(x, state) for x, state in zip(tensors, states, strict=True)]
+        matrices = [self._owed([tensors[i] for i in batch], [states[i] for i in batch]) for batch in batches.values()]
+        given = [m.clone() for m in matrices] if self.memory == "global" else []
         starts = [torch.stack([self._start(specs[i], states[i], key) for i in batch]) for batch in batches.values()]
-        matrices = [torch.stack([owed[i].view(matrix_shape(specs[i])) for i in batch]) for batch in batches.values()]
         lefts = [self._from_left(states[batch[0]].step) for batch in batches.values()]
-        waiting = [owed[i] / me.world for i in plain]
+        waiting = [self._whole(tensors[i], states[i]) / me.world for i in plain]
         due = any(self._due(state.step) for state in states)
         fits, plain_means = yield from self._fit(matrices, starts, lefts, waiting, me.world, due)
 
@@ -149,8 +149,7 @@ class PowerSGD(Aggregator[LowRank]):
         after = {}
         for i in plain:
             after[i] = yield from self._after_all(specs[i], states[i], means[i])
-        for batch, matrix, fit in zip(batches.values(), matrices, fits, strict=True):
-            memories = {"local": fit.rest, "global": matrix - fit.estimate, "none": None}[self.memory]
+        for batch, fit, memories in zip(batches.values(), fits, self._memories(fits, given), strict=True):
             for at, i in enumerate(batch):
                 means[i] = fit.estimate[at].view(specs[i].shape)
                 renewed = self._renewed(fit.factors[at], specs[i], states[i].step + 1, key) if self.warm_start else None
@@ -178,9 +177,7 @@ class PowerSGD(Aggregator[LowRank]):
         k = self.residual_iterations
         for at in range(k if matrices else 1):
             if self.alternating:
-                turned = [rest.mT if left else rest for rest, left in zip(rests, lefts, strict=True)]
-                fits, found = yield from one_sided(turned, factors, waiting, world, settle)
-                fits = [_turned_back(fit) if left else fit for fit, left in zip(fits, lefts, strict=True)]
+                fits, found = yield from one_sided(rests, factors, lefts, waiting, world, settle)
                 factors, lefts = [fit.factors for fit in fits], [not left for left in lefts]
             else:
                 blocks = [start.chunk(k, 2)[at] for start in starts]
@@ -193,8 +190,27 @@ class PowerSGD(Aggregator[LowRank]):
             estimates = [a + b for a, b in zip(estimates, found_now, strict=True)] if estimates else found_now
         return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
 
-    def _owed(self, x: Tensor, state: LowRank) -> Tensor:
-        """The tensor with its memory, which is still zero before ``start_after``."""
+    def _owed(self, tensors: Sequence[Tensor], states: Sequence[LowRank]) -> Tensor:
+        """Tensors of one shape with their memories, as matrices in a batch."""
+        shape = matrix_shape(TensorSpec.of(tensors[0]))
+        batch = tensors[0].new_empty((len(tensors), *shape), dtype=wide(tensors[0].dtype))
+        for row, x, state in zip(batch, tensors, states, strict=True):
+            if state.memory is None:
+                row.copy_(x.reshape(shape))
+            else:
+                torch.add(x.reshape(shape).to(row.dtype), state.memory, out=row)
+        return batch
+
+    def _memories(self, fits: Sequence[Fit], given: Sequence[Tensor]) -> list[Tensor | None]:
+        """What each batch goes on owing; ``given``: what it owed, where that is compared with the estimate."""
+        if self.memory == "local":
+            return [fit.rest for fit in fits]
+        if self.memory == "global":
+            return [matrix - fit.estimate for matrix, fit in zip(given, fits, strict=True)]
+        return [None] * len(fits)
+
+    def _whole(self, x: Tensor, state: LowRank) -> Tensor:
+        """The tensor as it travels where nothing is compressed: with its memory, which is zero before ``start_after``."""
         if state.memory is None or state.step < self.start_after:
             return x
         return x.to(state.memory.dtype) + state.memory.view(x.shape)
@@ -252,6 +268,6 @@ class PowerSGD(Aggregator[LowRank]):
         return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
 
 
-def _turned_back(fit: Fit) -> Fit:
-    """Of transposed matrices, in the layout of the matrices themselves."""
-    return Fit(fit.estimate.mT.contiguous(), fit.rest.mT.contiguous(), fit.factors)
+def _matrix(x: Tensor, spec: TensorSpec) -> Tensor:
+    """The tensor as a matrix in a wide type, whatever its memory format."""
+    return x.to(wide(spec.dtype)).reshape(matrix_shape(spec))

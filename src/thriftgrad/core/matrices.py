@@ -95,7 +95,11 @@ _ACCURATE = 1e-3
 
 
 def _divided(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x R^-1 with R^T R = x^T x, and where that could be done; NaN elsewhere is for others to replace."""
+    """x R^-1 with R^T R = x^T x for columns of length one, and where that could be done and none is lost.
+
+    NaN elsewhere is for others to replace.
+    """
     upper, failed = torch.linalg.cholesky_ex(x.mT @ x, upper=True)
     basis = torch.linalg.solve_triangular(upper, x, upper=True, left=False)
-    return basis, (failed == 0) & basis.isfinite().all((1, 2))
+    whole = (upper.diagonal(dim1=1, dim2=2) > LOST).all(1)
+    return basis, (failed == 0) & whole & basis.isfinite().all((1, 2))
