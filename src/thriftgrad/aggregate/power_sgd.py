@@ -210,7 +210,7 @@ class PowerSGD(Aggregator[LowRank]):
         return [None] * len(fits)
 
     def _whole(self, x: Tensor, state: LowRank) -> Tensor:
-        """The tensor as it travels where nothing is compressed: with its memory, which is zero before ``start_after``."""
+        """The tensor as it travels uncompressed: with its memory, which is zero before ``start_after``."""
         if state.memory is None or state.step < self.start_after:
             return x
         return x.to(state.memory.dtype) + state.memory.view(x.shape)
@@ -265,6 +265,8 @@ class PowerSGD(Aggregator[LowRank]):
     def _renewed(self, factor: Tensor, spec: TensorSpec, step: int, key: Key) -> Tensor:
         """The factor with its lost columns drawn anew; ``step`` is the one that it starts."""
         lost = (factor == 0).all(0)
+        if not lost.any():
+            return factor
         return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
 
 

@@ -1,7 +1,8 @@
 """Subspace iteration on the mean of the workers' matrices, in products that all-reduce can sum.
 
-Both ways take batches of matrices float32[b, n, m], or float64, and one start of each: float32 factors that are equal
-on all workers. ``waiting`` are tensors that ride with the first factors in one buffer.
+Both ways take batches of matrices float32[b, n, m], or float64, which they change into what is left of them, and one
+start of each: float32 factors that are equal on all workers. ``waiting`` are tensors that ride with the first factors
+in one buffer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Fit(NamedTuple):
     """What became of one batch."""
 
     estimate: Tensor  # of the mean, equal on all workers
-    rest: Tensor  # this worker's matrices, less its own part of the estimate
+    rest: Tensor  # this worker's matrices, less its own part of the estimate: the batch itself
     factors: Tensor  # float32: where the next step starts
 
 
@@ -51,23 +52,34 @@ def two_sided(
         rights = [_sent(m.mT, p, world) for m, p in zip(batches, bases, strict=True)]
         factors = yield from all_reduce_list(rights)
     estimates = yield from _products(batches, bases, factors)
-    rests = [_less(m, p, world * q) for m, p, q in zip(batches, bases, rights, strict=True)]
+    rests = [_left_of(m, p, world * q) for m, p, q in zip(batches, bases, rights, strict=True)]
     return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
 
 
 def one_sided(
-    batches: Sequence[Tensor], starts: Sequence[Tensor], waiting: Sequence[Tensor], world: int, settle: Settle
+    batches: Sequence[Tensor],
+    starts: Sequence[Tensor],
+    from_left: Sequence[bool],
+    waiting: Sequence[Tensor],
+    world: int,
+    settle: Settle,
 ) -> Comm[Fits]:
     """Q' = orthonormalise(Q), P = mean(M Q'); the estimate is P Q'^T, and P starts the next step, from the left.
 
-    Half the products and one all-reduce. Who wants the left factor gives the matrices transposed.
+    From the left: P' = orthonormalise(P), Q = mean(M^T P'), P' Q^T. Half the products and one all-reduce.
     """
     bases = yield from settle((yield from _orthonormal(starts)))
-    lefts = [_sent(m, q, world) for m, q in zip(batches, bases, strict=True)]
-    sums = yield from all_reduce_list([*lefts, *waiting])
-    factors, means = sums[: len(lefts)], sums[len(lefts) :]
-    estimates = yield from _products(batches, factors, bases)
-    rests = [_less(m, world * p, q) for m, p, q in zip(batches, lefts, bases, strict=True)]
+    sent = [_sent(m.mT if left else m, basis, world) for m, basis, left in zip(batches, bases, from_left, strict=True)]
+    sums = yield from all_reduce_list([*sent, *waiting])
+    factors, means = sums[: len(sent)], sums[len(sent) :]
+
+    def sides(others: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [(b, f) if left else (f, b) for b, f, left in zip(bases, others, from_left, strict=True)]
+
+    lefts, rights = zip(*sides(factors), strict=True) if batches else ((), ())
+    estimates = yield from _products(batches, lefts, rights)
+    own = sides([world * each for each in sent])
+    rests = [_left_of(m, *each) for m, each in zip(batches, own, strict=True)]
     return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
 
 
@@ -85,10 +97,13 @@ def _products(batches: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequen
 
 
 def _sent(m: Tensor, q: Tensor, world: int) -> Tensor:
-    """This worker's share of mean(M Q), float32; divided before the sum, which could leave the type's range."""
-    return (m @ q.to(m.dtype) / world).to(torch.float32)
+    """This worker's share of mean(M Q), float32; divided before the sum, which could leave the type's range.
+
+    As (Q^T M^T)^T, which a processor's matrix library multiplies several times as fast as M Q.
+    """
+    return (q.to(m.dtype).mT @ m.mT / world).mT.to(torch.float32)
 
 
-def _less(m: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """M - P Q^T."""
-    return torch.baddbmm(m, p.to(m.dtype), q.to(m.dtype).mT, alpha=-1)
+def _left_of(m: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """M - P Q^T, in place."""
+    return m.baddbmm_(p.to(m.dtype), q.to(m.dtype).mT, alpha=-1)
