@@ -268,8 +268,3 @@ class PowerSGD(Aggregator[LowRank]):
         if not lost.any():
             return factor
         return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
-
-
-def _matrix(x: Tensor, spec: TensorSpec) -> Tensor:
-    """The tensor as a matrix in a wide type, whatever its memory format."""
-    return x.to(wide(spec.dtype)).reshape(matrix_shape(spec))
