@@ -51,7 +51,10 @@ def compare(
     context: typer.Context,
     methods: Methods,
     task: Annotated[
-        str, typer.Option(help="digits, digits32, logreg, text; or your data: cifar10, mnist, images, tokens.")
+        str,
+        typer.Option(
+            help="digits, digits32, digits18, logreg, softmax, text, lstm; your data: cifar10, mnist, images, tokens."
+        ),
     ] = "digits",
     workers: Annotated[int, typer.Option(help="How many workers share each step.")] = 4,
     seeds: Annotated[int, typer.Option(help="Runs per method, each with its own model, data order and rounding.")] = 3,

@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from thriftgrad import tasks
-from thriftgrad.tasks.digits import digits, digits32
+from thriftgrad.tasks.digits import digits, digits18, digits32
 from thriftgrad.tasks.language import Windows, bits_per_token
 from thriftgrad.tasks.lookup import DataError
 from thriftgrad.tasks.models import GPT
 from thriftgrad.tasks.task import Task
-from thriftgrad.tasks.text import prose, text
+from thriftgrad.tasks.text import lstm, prose, text
 
 
 def train(task: Task, steps: int, world: int = 2) -> torch.nn.Module:
@@ -39,7 +39,15 @@ def task(request):
 
 
 # Steps of two workers, and the quality that they reach with a margin.
-SHORT = {"digits": (60, 0.9), "digits32": (60, 0.6), "logreg": (100, 0.006), "softmax": (60, 0.85), "text": (30, 5.5)}
+SHORT = {
+    "digits": (60, 0.9),
+    "digits18": (40, 0.6),
+    "digits32": (60, 0.6),
+    "logreg": (100, 0.006),
+    "lstm": (60, 5.2),
+    "softmax": (60, 0.85),
+    "text": (30, 5.5),
+}
 
 
 def test_a_short_training_improves_the_quality(task):
@@ -131,6 +139,14 @@ def test_digits32_is_digits_with_zeros_around():
     assert small.provenance["sha256"] == large.provenance["sha256"]
 
 
+def test_digits18_is_digits32_for_another_network():
+    other, same, everything = digits18(), digits32(), np.arange(1437)
+    for ours, theirs in zip(*(each.draw(everything, np.random.default_rng()) for each in (other, same)), strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(list(other.build(0).parameters())) == 62
+    assert other.provenance == same.provenance
+
+
 def test_digits_accuracy_counts_right_answers_on_the_test_images():
     class Constant(torch.nn.Module):
         def __init__(self, answer):
@@ -155,6 +171,17 @@ def test_text_is_the_prose_of_this_python():
     assert bytes(inputs.flatten().tolist()) == prose()[: task.samples * 64]
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
     assert cut - 64 <= task.samples * 64 < cut  # the last tenth is not trained on
+
+
+def test_lstm_reads_the_text_in_windows_of_32_bytes():
+    task = lstm()
+    assert task.provenance == text().provenance
+    inputs, targets = task.draw(np.arange(task.samples), np.random.default_rng())
+    assert inputs.shape == (task.samples, 32)
+    assert bytes(inputs.flatten().tolist()) == prose()[: task.samples * 32]
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    cut = len(prose()) * 9 // 10
+    assert cut - 32 <= task.samples * 32 < cut
 
 
 def test_text_needs_a_complete_python(monkeypatch):

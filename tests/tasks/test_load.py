@@ -12,7 +12,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_list():
     with pytest.raises(
         ValueError,
         match=r"There is no task 'digit'; did you mean 'digits'\? The tasks are "
-        r"digits, digits32, logreg, softmax, text, cifar10, mnist, images, tokens\.",
+        r"digits, digits32, digits18, logreg, softmax, text, lstm, cifar10, mnist, images, tokens\.",
     ):
         tasks.load("digit")
     with pytest.raises(ValueError, match=r"There is no task 'CIFAR-10'; did you mean 'cifar10'\?"):
@@ -34,7 +34,7 @@ def test_names_are_listed_without_heavy_imports():
         "print(len(DESCRIPTIONS), sorted({'torch', 'sklearn', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert answer.stdout.strip() == "9 []"
+    assert answer.stdout.strip() == "11 []"
 
 
 def test_the_tasks_import_scikit_learn_and_pillow_only_when_needed():

@@ -9,6 +9,7 @@ from torch import nn
 
 from thriftgrad.tasks.models import (
     GPT,
+    LSTM,
     CausalAttention,
     SmallCNN,
     Subsample,
@@ -32,11 +33,15 @@ def parameters(model: nn.Module) -> int:
         (partial(cifar_resnet, 32), 464_154),
         (partial(cifar_resnet, 110), 1_727_962),
         (resnet18, 11_173_962),
+        (partial(resnet18, width=8), 176_402),
         (GPT, 279_168),
+        (LSTM, 173_824),
+        (partial(LSTM, vocabulary=28_869, width=650, layers=3), 28_949_319),  # of PowerSGD's paper
     ],
 )
 def test_parameter_counts(make, count):
-    assert parameters(make()) == count
+    with torch.device("meta"):
+        assert parameters(make()) == count
 
 
 def test_gpt_size_follows_its_formula():
@@ -101,6 +106,36 @@ def test_attention_is_softmax_of_scaled_products_over_the_past():
         scores = scores.masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
         heads.append(scores.softmax(dim=1) @ value[:, head])
     torch.testing.assert_close(attention(x)[0], attention.output(torch.cat(heads, dim=1)))
+
+
+def test_lstm_is_the_recurrence_with_its_embedding_as_output():
+    model = initialised(partial(LSTM, 5, width=3, layers=1), 0)
+    tokens = torch.tensor([[1, 4, 2]])
+    of_input, of_state, input_bias, state_bias = (p.detach() for p in model.layers.parameters())
+    state = cell = torch.zeros(3)
+    for at, token in enumerate(tokens[0]):
+        gates = of_input @ model.embedding.weight[token] + input_bias + of_state @ state + state_bias
+        enter, forget, new, show = gates.split(3)
+        cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+        state = show.sigmoid() * cell.tanh()
+        torch.testing.assert_close(model(tokens)[0, at], model.embedding.weight @ state + model.bias)
+
+
+def test_lstm_starts_as_it_says():
+    model = initialised(partial(LSTM, 64, width=32, layers=2), 0)
+    assert not model.bias.any()
+    for layer in range(2):
+        assert not getattr(model.layers, f"bias_ih_l{layer}").any()
+        gates = getattr(model.layers, f"bias_hh_l{layer}").view(4, 32)
+        assert gates.any(1).tolist() == [False, True, False, False]
+        assert (gates[1] == 1).all()
+        assert getattr(model.layers, f"weight_hh_l{layer}").std().item() == pytest.approx(32**-0.5, rel=0.05)
+
+
+def test_lstm_forgets_what_came_before_a_sequence():
+    model = initialised(partial(LSTM, 20, width=8), 0)
+    tokens = torch.arange(10).view(2, 5)
+    torch.testing.assert_close(model(tokens)[1], model(tokens[1:])[0])
 
 
 def test_gpt_knows_positions():

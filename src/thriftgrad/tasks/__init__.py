@@ -40,16 +40,16 @@ def load(name: str, data_dir: DataDir = None, *, image_size: int | None = None) 
     if image_size is not None and name != "images":
         warnings.warn(f"image_size has no effect on {name!r}, only on 'images'.", stacklevel=2)
 
-    from thriftgrad.tasks.digits import digits, digits32
+    from thriftgrad.tasks.digits import digits, digits18, digits32
     from thriftgrad.tasks.logreg import logreg
     from thriftgrad.tasks.own_images import cifar10, images, mnist
     from thriftgrad.tasks.softmax import softmax
-    from thriftgrad.tasks.text import text
+    from thriftgrad.tasks.text import lstm, text
     from thriftgrad.tasks.tokens import tokens
 
     if name == "images":
         return images(data_dir, 64 if image_size is None else image_size)
     if name in OWN_DATA:
         return {"cifar10": cifar10, "mnist": mnist, "tokens": tokens}[name](data_dir)
-    embedded = {"digits": digits, "digits32": digits32, "logreg": logreg, "softmax": softmax, "text": text}
-    return embedded[name]()
+    images_of_digits = {"digits": digits, "digits18": digits18, "digits32": digits32}
+    return (images_of_digits | {"logreg": logreg, "lstm": lstm, "softmax": softmax, "text": text})[name]()

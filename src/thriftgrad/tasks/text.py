@@ -1,14 +1,16 @@
-"""The task "text": Python's own documentation, byte by byte, and a small transformer."""
+"""The tasks "text" and "lstm": Python's own documentation, byte by byte, a small transformer and a small LSTM."""
 
 import hashlib
 import platform
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from torch import nn
 
 from thriftgrad.tasks.language import Windows, bits_per_token, next_token_loss
 from thriftgrad.tasks.lookup import DataError
-from thriftgrad.tasks.models import GPT, initialised
+from thriftgrad.tasks.models import GPT, LSTM, initialised
 from thriftgrad.tasks.names import DESCRIPTIONS
 from thriftgrad.tasks.task import Task
 
@@ -33,21 +35,33 @@ def prose() -> bytes:
 
 def text() -> Task:
     """Python's documentation prose, about 466 kB; the last tenth is held out."""
+    network = partial(GPT, vocabulary=256, context=CONTEXT)
+    return _on_prose("text", network, CONTEXT, target=2.5, steps=1000, learning_rate=0.1)
+
+
+def lstm() -> Task:
+    """The same prose and the same share held out, in windows half as long, for a recurrent network."""
+    return _on_prose("lstm", partial(LSTM, vocabulary=256), CONTEXT // 2, target=2.7, steps=500, learning_rate=1.0)
+
+
+def _on_prose(
+    name: str, network: Callable[[], nn.Module], context: int, *, target: float, steps: int, learning_rate: float
+) -> Task:
     corpus = prose()
     stream = np.frombuffer(corpus, dtype=np.uint8)
     cut = len(stream) * 9 // 10
-    train = Windows([stream[:cut]], CONTEXT)
-    held_out = Windows([stream[cut:]], CONTEXT).sample(128)
+    train = Windows([stream[:cut]], context)
+    held_out = Windows([stream[cut:]], context).sample(128)
 
     return Task(
-        name="text",
-        description=DESCRIPTIONS["text"],
+        name=name,
+        description=DESCRIPTIONS[name],
         quality="bits per byte",
         higher_is_better=False,
-        target=2.5,
+        target=target,
         batch_size=8,
-        steps=1000,
-        learning_rate=0.1,
+        steps=steps,
+        learning_rate=learning_rate,
         evaluate_every=50,
         provenance={
             "source": "pydoc_data.topics of the running Python",
@@ -56,7 +70,7 @@ def text() -> Task:
             "python": platform.python_version(),
         },
         samples=len(train),
-        build=partial(initialised, partial(GPT, vocabulary=256, context=CONTEXT)),
+        build=partial(initialised, network),
         draw=lambda indices, _: train.batch(indices),
         loss=next_token_loss,
         evaluate=lambda model: bits_per_token(model, held_out),
