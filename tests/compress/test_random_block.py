@@ -105,8 +105,11 @@ def test_a_start_beyond_the_end_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "RandomBlock: give either fraction or k, got fraction=None and k=None."),
-        ({"k": 3, "fraction": 0.1}, "RandomBlock: give either fraction or k, got fraction=0.1 and k=3."),
+        ({}, "RandomBlock: give one of fraction, k and rank, got fraction=None, k=None and rank=None."),
+        (
+            {"k": 3, "fraction": 0.1},
+            "RandomBlock: give one of fraction, k and rank, got fraction=0.1, k=3 and rank=None.",
+        ),
         ({"k": 0}, "RandomBlock: k must be at least 1, got 0."),
         ({"fraction": 0.0}, "RandomBlock: fraction must lie in (0, 1], got 0.0."),
     ],

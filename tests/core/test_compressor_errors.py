@@ -23,7 +23,7 @@ from thriftgrad import QSGD, Cast, RandomK, Sign, TopK, recipes
         (lambda: TopK(0.5, 3), "TopK: give either fraction or k, got fraction=0.5 and k=3"),
         (lambda: RandomK(fraction=2), "RandomK: fraction must lie in (0, 1], got 2"),
         (lambda: RandomK(k=-1), "RandomK: k must be at least 1, got -1"),
-        (RandomK, "RandomK: give either fraction or k"),
+        (RandomK, "RandomK: give one of fraction, k and rank"),
         (lambda: recipes.top_k(fraction=0), "TopK: fraction must lie in (0, 1], got 0"),
         (lambda: QSGD(bits=1), "QSGD: bits must lie in 2 ... 8 (sign included), got 1"),
         (lambda: QSGD(bits=9), "QSGD: bits must lie in 2 ... 8 (sign included), got 9"),

@@ -1,6 +1,8 @@
 """Compressors, one method (or one tight family) to a file; importing it here is all the registration there is."""
 
 from thriftgrad.compress.alq import ALQ, ALQ_N, AMQ, AMQ_N
+from thriftgrad.compress.atomo import Atomo, SpectralAtomo
+from thriftgrad.compress.best_rank import BestRank
 from thriftgrad.compress.bin_means import BinMeans
 from thriftgrad.compress.cast import Cast
 from thriftgrad.compress.chunked_top_k import ChunkedTopK
@@ -21,6 +23,7 @@ from thriftgrad.compress.small_float import SmallFloat
 from thriftgrad.compress.terngrad import TernGrad
 from thriftgrad.compress.tile import DCT, Tile
 from thriftgrad.compress.top_k import TopK
+from thriftgrad.compress.unbiased_low_rank import UnbiasedLowRank
 from thriftgrad.compress.warm_up import WarmUp
 
 __all__ = [
@@ -33,6 +36,8 @@ __all__ = [
     "EDEN",
     "NUQSGD",
     "QSGD",
+    "Atomo",
+    "BestRank",
     "BinMeans",
     "Cast",
     "ChunkedTopK",
@@ -50,9 +55,11 @@ __all__ = [
     "Sign",
     "SignTopK",
     "SmallFloat",
+    "SpectralAtomo",
     "TernGrad",
     "Tile",
     "TopK",
+    "UnbiasedLowRank",
     "Vote",
     "WarmUp",
 ]

@@ -22,6 +22,8 @@ class Start(NamedTuple):
 class RandomBlock(LinearCompressor[None, Start]):
     """Keep k = ceil(fraction n) neighbours (or ``k`` itself, at most n) from a random start on, drop the rest.
 
+    ``rank``: as many as factors of rank r have numbers, k = min(r (n1 + n2), n) of a tensor seen as a matrix [n1, n2];
+    in the claims k is then min(2 r sqrt(n), n), the least for any shape.
     After the last element comes the first one, so each is kept with probability k / n. No index travels and nothing
     is scattered: it is the cheapest sparsifier.
     Wire: k values of the tensor's own type and the start in ceil(log2 n) bits.
@@ -29,8 +31,8 @@ class RandomBlock(LinearCompressor[None, Start]):
 
     Claims: an orthogonal projection with delta = k / n, in the mean over starts; fit for ``ErrorFeedback``.
 
-    Raises ``ValueError`` for a fraction outside (0, 1], k below 1, both or neither; ``TypeError`` for tensors that are
-    not floating point.
+    Raises ``ValueError`` for a fraction outside (0, 1], k or rank below 1, or unless exactly one is given;
+    ``TypeError`` for a rank that is no integer, or tensors that are not floating point.
     A baseline of Vogels et al., PowerSGD, 2019, arXiv:1905.13727.
 
     >>> import torch; from thriftgrad import Key
@@ -41,27 +43,28 @@ class RandomBlock(LinearCompressor[None, Start]):
 
     fraction: float | None = None
     k: int | None = None
+    rank: int | None = None
 
     isometric = True
 
     def __post_init__(self) -> None:
-        share.check("RandomBlock", self.fraction, self.k)
+        share.check_with_rank("RandomBlock", self.fraction, self.k, self.rank)
 
     def init(self, spec: TensorSpec) -> None:
         return None
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
-        values = TensorSpec((share.kept(spec.numel, self.fraction, self.k),), spec.dtype, spec.device)
+        values = TensorSpec((self._kept(spec),), spec.dtype, spec.device)
         start = TensorSpec((1,), torch.int64, alphabet=max(spec.numel, 1))
         return Layout(spec, values, Start(start), repr(self))  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Start], None]:
-        flat = floating(x, self)
-        n = flat.numel()
+        flat, spec = floating(x, self), TensorSpec.of(x)
+        n = spec.numel
         start = key.fold("RandomBlock").seed % max(n, 1)
-        end = start + share.kept(n, self.fraction, self.k)
+        end = start + self._kept(spec)
         values = torch.cat((flat[start:end], flat[: max(0, end - n)]))
-        return Payload(values, Start(torch.tensor([start])), self.layout(TensorSpec.of(x))), None
+        return Payload(values, Start(torch.tensor([start])), self.layout(spec)), None
 
     def decompress(self, payload: Payload[Start]) -> Tensor:
         spec, start = payload.layout.spec, int(payload.side.start)
@@ -72,9 +75,12 @@ class RandomBlock(LinearCompressor[None, Start]):
         flat[: values.numel() - before_the_end] = values[before_the_end:]
         return flat.view(spec.shape)
 
+    def _kept(self, spec: TensorSpec) -> int:
+        return share.kept_of(spec, self.fraction, self.k, self.rank)
+
     @property
     def projection(self) -> bool:
         return True
 
     def contraction(self, n: int) -> float | None:
-        return share.kept(n, self.fraction, self.k) / n if n else 1.0
+        return share.least_kept(n, self.fraction, self.k, self.rank) / n if n else 1.0

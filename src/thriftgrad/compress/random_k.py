@@ -14,7 +14,7 @@ from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, 
 
 
 class Seed(NamedTuple):
-    """The side information: where the support comes from."""
+    """The side information: where a support or a subspace comes from."""
 
     seed: Tensor  # int64[1]
 
@@ -23,14 +23,17 @@ class Seed(NamedTuple):
 class RandomK(LinearCompressor[None, Seed]):
     """Keep k = ceil(fraction n) coordinates (or ``k`` itself, at most n) drawn without replacement, drop the rest.
 
+    ``rank``: as many as factors of rank r have numbers, k = min(r (n1 + n2), n) of a tensor seen as a matrix [n1, n2];
+    in the claims k is then min(2 r sqrt(n), n), the least for any shape.
     ``rescale=True`` multiplies them by n / k: unbiased, omega = n / k - 1. ``rescale=False`` leaves them: an orthogonal
     projection with delta = k / n, fit for ``ErrorFeedback``.
     Wire: k values of the tensor's own type and a seed of 8 bytes; the support follows from the seed.
     Linear: under a public key all workers draw one support, so the values may be all-reduced.
 
-    Raises ``ValueError`` for a fraction outside (0, 1], k below 1, both or neither; ``TypeError`` for tensors that are
-    not floating point.
-    Konecny et al., 2016, arXiv:1610.05492; Stich et al., 2018, arXiv:1809.07599.
+    Raises ``ValueError`` for a fraction outside (0, 1], k or rank below 1, or unless exactly one is given;
+    ``TypeError`` for a rank that is no integer, or tensors that are not floating point.
+    Konecny et al., 2016, arXiv:1610.05492; Stich et al., 2018, arXiv:1809.07599. With a rank, a baseline of
+    Vogels et al., PowerSGD, 2019, arXiv:1905.13727.
 
     >>> import torch; from thriftgrad import Key, RandomK
     >>> payload, _ = RandomK(fraction=0.1).compress(torch.ones(100), None, Key(0))
@@ -41,36 +44,39 @@ class RandomK(LinearCompressor[None, Seed]):
     fraction: float | None = None
     k: int | None = None
     rescale: bool = True
+    rank: int | None = None
 
     isometric = True
 
     def __post_init__(self) -> None:
-        share.check("RandomK", self.fraction, self.k)
+        share.check_with_rank("RandomK", self.fraction, self.k, self.rank)
 
     def init(self, spec: TensorSpec) -> None:
         return None
 
     def layout(self, spec: TensorSpec, shared: Any = None) -> Layout:
-        values = TensorSpec((share.kept(spec.numel, self.fraction, self.k),), spec.dtype, spec.device)
+        values = TensorSpec((self._kept(spec),), spec.dtype, spec.device)
         return Layout(spec, values, Seed(TensorSpec((1,), torch.int64)), repr(self))  # type: ignore[arg-type]
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Seed], None]:
-        flat = floating(x, self)
+        flat, spec = floating(x, self), TensorSpec.of(x)
         seed = torch.tensor([key.fold("RandomK").seed >> 1])  # 63 bits, to fit int64
-        values = flat[self._support(seed, flat)]
+        values = flat[self._support(seed, spec)]
         if self.rescale and values.numel():
             values = (values.to(wide(flat.dtype)) * (flat.numel() / values.numel())).to(flat.dtype)
-        return Payload(values, Seed(seed), self.layout(TensorSpec.of(x))), None
+        return Payload(values, Seed(seed), self.layout(spec)), None
 
     def decompress(self, payload: Payload[Seed]) -> Tensor:
         spec = payload.layout.spec
         flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
-        support = self._support(payload.side.seed, flat)
+        support = self._support(payload.side.seed, spec).to(flat.device)
         return flat.index_copy_(0, support, payload.carrier.to(spec.dtype)).view(spec.shape)
 
-    def _support(self, seed: Tensor, flat: Tensor) -> Tensor:
-        n = flat.numel()
-        return kernels.permutation(share.kept(n, self.fraction, self.k), n, int(seed) & (1 << 63) - 1, flat.device)
+    def _kept(self, spec: TensorSpec) -> int:
+        return share.kept_of(spec, self.fraction, self.k, self.rank)
+
+    def _support(self, seed: Tensor, spec: TensorSpec) -> Tensor:
+        return kernels.permutation(self._kept(spec), spec.numel, int(seed) & (1 << 63) - 1, spec.device)
 
     @property
     def unbiased(self) -> bool:
@@ -81,9 +87,11 @@ class RandomK(LinearCompressor[None, Seed]):
         return not self.rescale
 
     def variance_bound(self, n: int) -> float | None:
-        return n / share.kept(n, self.fraction, self.k) - 1 if self.rescale and n else 0.0 if self.rescale else None
+        if not self.rescale:
+            return None
+        return n / share.least_kept(n, self.fraction, self.k, self.rank) - 1 if n else 0.0
 
     def contraction(self, n: int) -> float | None:
         if self.rescale:
             return super().contraction(n)
-        return share.kept(n, self.fraction, self.k) / n if n else 1.0
+        return share.least_kept(n, self.fraction, self.k, self.rank) / n if n else 1.0
