@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from thriftgrad.lab.comparison import ComparisonError
 from thriftgrad.lab.runner import Progress, Report
@@ -19,51 +21,64 @@ PATIENCE_SECONDS = 20.0
 def launch(folder: Path, workers: int, report: Report) -> None:
     """Run the comparison that ``folder`` holds on ``workers`` local processes.
 
-    What the processes print to their error streams goes to ``processes.log`` in the folder. They do not outlive this
-    process: they leave when their standard input, a pipe from here, is closed, however this process ends.
     Raises ``ComparisonError`` with the first error they tell of if they fail.
     """
+    log = folder / LOG
+    failed = torchrun("thriftgrad.lab.worker", str(folder), workers, log, lambda said: report(Progress(**said)))
+    if failed:
+        raise ComparisonError(f"compare: the processes failed ({failed}); all they said is in {log}.")
+
+
+def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable[[dict[str, Any]], None]) -> str | None:
+    """Run a module on ``workers`` local processes, hear what they say, and return why they failed, or None.
+
+    What the processes print to their error streams goes to ``log``. They do not outlive this process: they leave when
+    their standard input, a pipe from here, is closed, however this process ends.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    command += ["-m", "thriftgrad.lab.worker", str(folder)]
+    command += ["-m", module, argument]
     errors = []
     with (
-        (folder / LOG).open("w") as log,
+        log.open("w") as written,
         # In a session of their own, for the terminal's interrupt to reach this process alone.
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=written,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
-        ) as torchrun,
+        ) as processes,
     ):
-        assert torchrun.stdin is not None
-        assert torchrun.stdout is not None
+        assert processes.stdin is not None
+        assert processes.stdout is not None
         try:
-            for line in torchrun.stdout:
+            for line in processes.stdout:
                 match json.loads(line) if line.startswith("{") else None:
                     case {"error": error}:
                         errors.append(error)
-                    case dict(progress):
-                        report(Progress(**progress))
-            torchrun.wait()
+                    case dict(said):
+                        hear(said)
+            processes.wait()
         finally:
-            torchrun.stdin.close()
+            processes.stdin.close()
             try:
-                torchrun.wait(PATIENCE_SECONDS)
+                processes.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
-                torchrun.kill()
-    if torchrun.returncode:
-        reason = errors[0].rstrip(".") if errors else f"exit code {torchrun.returncode}"
-        raise ComparisonError(f"compare: the processes failed ({reason}); all they said is in {folder / LOG}.")
+                processes.kill()
+    if processes.returncode:
+        return errors[0].rstrip(".") if errors else f"exit code {processes.returncode}"
+    return None
 
 
-def say(message: Progress | Exception) -> None:
+def say(message: Progress | Exception | dict[str, Any]) -> None:
     """How a process tells its parent: one line, short enough for a pipe to take in one piece."""
-    if isinstance(message, Progress):
-        known = asdict(message)
-    else:
-        known = {"error": f"{type(message).__name__}: {message}"[:999]}
+    match message:
+        case Progress():
+            known = asdict(message)
+        case Exception():
+            known = {"error": f"{type(message).__name__}: {message}"[:999]}
+        case _:
+            known = message
     os.write(sys.stdout.fileno(), (json.dumps(known) + "\n").encode())
