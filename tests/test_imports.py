@@ -40,10 +40,11 @@ PUBLIC = [
     *("SmallFloat", "BinMeans", "Nonzeros", "NUQSGD", "TernGrad", "ALQ", "ALQ_N", "AMQ", "AMQ_N", "Lloyd", "Quantizer"),
     *("ChunkedTopK", "RandomBlock", "SignTopK", "QTopK", "QRandK", "Tile", "DCT"),
     *("NaturalCompression", "OneBit", "EDEN", "DRIVE", "Elias", "Huffman", "GolombRice", "ANS", "Zstd"),
-    *("MomentumCorrection", "WarmUp"),
+    *("MomentumCorrection", "WarmUp", "Atomo", "SpectralAtomo", "BestRank", "UnbiasedLowRank"),
     *("ErrorFeedback", "Shrink", "AllReduce", "AllGather", "ScatterReduce", "ParameterServer", "PowerSGD", "Partition"),
     *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
     *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
+    *("GradiVeQ", "AsSquare", "OuterDion"),
     *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
     *("serve", "AsyncUpdates", "ServerGoneError", "GradientPlusMomentum"),
 ]

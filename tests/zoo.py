@@ -12,6 +12,8 @@ from thriftgrad import recipes
 from thriftgrad.aggregate import (
     AllGather,
     AllReduce,
+    AsSquare,
+    GradiVeQ,
     InBasis,
     LocalClip,
     LocalMomentum,
@@ -31,6 +33,8 @@ from thriftgrad.compress import (
     EDEN,
     NUQSGD,
     QSGD,
+    Atomo,
+    BestRank,
     BinMeans,
     Cast,
     ChunkedTopK,
@@ -48,9 +52,11 @@ from thriftgrad.compress import (
     Sign,
     SignTopK,
     SmallFloat,
+    SpectralAtomo,
     TernGrad,
     Tile,
     TopK,
+    UnbiasedLowRank,
     Vote,
     WarmUp,
 )
@@ -63,6 +69,7 @@ from thriftgrad.local import (
     InnerAdamW,
     InnerSGD,
     LocalMethod,
+    OuterDion,
     OuterSGD,
     OuterSign,
     PerWorker,
@@ -143,6 +150,9 @@ DETERMINISTIC: tuple[Compressor[Any, Any], ...] = (
     BinMeans(bits=3, bucket=16),
     BinMeans(bits=8) >> ANS(),
     ErrorFeedback(ChunkedTopK(k=4, chunk=16) >> BinMeans(bits=2), decay=0.95),
+    BestRank(rank=1),
+    BestRank(rank=2) >> Cast("bf16"),
+    ErrorFeedback(BestRank(rank=1)),
 )
 
 RANDOM: tuple[Compressor[Any, Any], ...] = (
@@ -227,6 +237,15 @@ RANDOM: tuple[Compressor[Any, Any], ...] = (
     ErrorFeedback(QSGD(bits=8)),
     ErrorFeedback(Shrink(QSGD(bits=2)), decay=0.5),
     ErrorFeedback(TopK(fraction=0.2) >> Shrink(QSGD(bits=3))),
+    Atomo(fraction=0.25),
+    Atomo(k=20) >> QSGD(bits=4),
+    ErrorFeedback(Shrink(Atomo(k=5))),
+    SpectralAtomo(rank=1),
+    UnbiasedLowRank(rank=1),
+    UnbiasedLowRank(rank=2) >> QSGD(bits=4),
+    RandomK(rank=1),
+    RandomBlock(rank=1),
+    ErrorFeedback(RandomK(rank=1, rescale=False)),
 )
 
 COMPRESSORS = DETERMINISTIC + RANDOM
@@ -239,6 +258,10 @@ AGGREGATORS: tuple[Any, ...] = (
     AllReduce(RandomK(fraction=0.25)),
     AllReduce(RandomK(fraction=0.25) >> Cast("fp16")),
     AllReduce(ErrorFeedback(RandomK(fraction=0.25, rescale=False))),
+    AllReduce(UnbiasedLowRank(rank=1)),
+    AllReduce(ErrorFeedback(RandomBlock(rank=1))),
+    AllGather(SpectralAtomo(rank=1)),
+    AllGather(ErrorFeedback(BestRank(rank=1))),
     AllGather(Identity()),
     AllGather(QSGD(bits=4)),
     AllGather(TopK(fraction=0.1)),
@@ -279,6 +302,10 @@ AGGREGATORS: tuple[Any, ...] = (
     PowerSGD(rank=1, alternating=True, residual_iterations=3, memory="global", check_every=None),
     PowerSGD(rank=1, refresh="exact", refresh_every=2),
     PowerSGD(rank=2, refresh_every=1, memory="global"),
+    GradiVeQ(slice_elements=8, components=3, uncompressed_steps=1, compressed_steps=2),
+    GradiVeQ(slice_elements=20, components=7, uncompressed_steps=2, compressed_steps=1, memory=False),
+    AsSquare(PowerSGD(rank=1)),
+    AsSquare(PowerSGD(rank=2, alternating=True, min_compression_rate=1, refresh="exact", refresh_every=2)),
     LocalMomentum(AllGather(RandomK(fraction=0.25)), beta=0.5),
     LocalMomentum(PowerSGD(rank=1)),
     AllGather(TopK(fraction=0.2), mean="senders"),
@@ -323,6 +350,11 @@ RECIPES: dict[str, tuple[Method, ...]] = {
     "ef_sign_sgd": (recipes.ef_sign_sgd(),),
     "power_sgd": (recipes.power_sgd(), recipes.power_sgd(rank=1, momentum=0.0), recipes.power_sgd(plus_gradient=True)),
     "acp_sgd": (recipes.acp_sgd(), recipes.acp_sgd(rank=1)),
+    "gradiveq": (recipes.gradiveq(), recipes.gradiveq(slice_elements=16, components=4, momentum=0.0)),
+    "atomo": (recipes.atomo(), recipes.atomo(fraction=0.1)),
+    "spectral_atomo": (recipes.spectral_atomo(), recipes.spectral_atomo(rank=1)),
+    "unbiased_low_rank": (recipes.unbiased_low_rank(), recipes.unbiased_low_rank(rank=1, momentum=0.0)),
+    "best_rank": (recipes.best_rank(), recipes.best_rank(rank=1)),
 }
 
 METHODS = (
@@ -367,6 +399,7 @@ LOCAL_METHODS: tuple[LocalMethod, ...] = (
     ),
     LocalMethod(AllGather(QSGD(bits=4)), PostLocal(2, 3), InnerAdamW(0.8, 0.95, 0.1), SlowMo(0.9, 0.4)),
     LocalMethod(PowerSGD(rank=1), Every(2), outer=OuterSign(weight_decay=0.1)),
+    LocalMethod(AllGather(_SENT), Every(2), outer=OuterDion(2, 0.5, 0.8, OuterSGD(0.9, 0.5))),
     LocalMethod(AllGather(ALQ(bits=3, bucket=16)), Every(2)),
     LocalMethod(AllGather(_SENT, mean="senders"), Streaming(4, 2, delay=1, mixing=0.25), outer=OuterSGD()),
     LocalMethod(

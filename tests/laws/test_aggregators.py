@@ -26,7 +26,7 @@ from thriftgrad import (
     TensorSpec,
     TopK,
 )
-from thriftgrad.aggregate import InBasis, LocalClip, LocalMomentum
+from thriftgrad.aggregate import AsSquare, GradiVeQ, InBasis, LocalClip, LocalMomentum
 from thriftgrad.core.tree import leaves
 
 EVERY = pytest.mark.parametrize("aggregator", zoo.AGGREGATORS, ids=repr)
@@ -38,6 +38,8 @@ EXACT = [
     ParameterServer(Identity(), Identity()),
     PowerSGD(rank=100, min_compression_rate=0),
     PowerSGD(rank=1, start_after=9),
+    AsSquare(PowerSGD(rank=100, min_compression_rate=0)),
+    GradiVeQ(slice_elements=8, components=1),
     LocalMomentum(AllGather(Identity()), beta=0.0),
     LocalClip(AllGather(Identity()), threshold=1e6),
     InBasis(Identity(), AllGather(Identity())),
@@ -120,7 +122,8 @@ def pieces(aggregator: Any, groups: list[list[int]], world: int, rounds: int) ->
 def test_grouping_changes_nothing(aggregator: Any) -> None:
     together = pieces(aggregator, [[0, 1, 2, 3, 4, 5]], world=3, rounds=2)
     apart = pieces(aggregator, [[4, 1], [0], [3, 2, 5]], world=3, rounds=2)
-    if "per_tensor=False" in repr(aggregator):  # there a group is one vector, with buckets across its tensors
+    if any(word in repr(aggregator) for word in ("per_tensor=False", "AsSquare")):
+        # There a group is one vector, with buckets across its tensors, or one square.
         assert any(not same_bits(a, b) for a, b in zip(together[0], apart[0], strict=True))
         return
     if "PowerSGD" not in repr(aggregator):

@@ -3,6 +3,8 @@
 from thriftgrad.aggregate.aggregator import Aggregator, TensorState
 from thriftgrad.aggregate.all_gather import AllGather
 from thriftgrad.aggregate.all_reduce import AllReduce
+from thriftgrad.aggregate.as_square import AsSquare
+from thriftgrad.aggregate.gradiveq import GradiVeQ
 from thriftgrad.aggregate.in_basis import InBasis
 from thriftgrad.aggregate.local_clip import LocalClip
 from thriftgrad.aggregate.momentum import LocalMomentum
@@ -16,6 +18,8 @@ __all__ = [
     "Aggregator",
     "AllGather",
     "AllReduce",
+    "AsSquare",
+    "GradiVeQ",
     "InBasis",
     "LocalClip",
     "LocalMomentum",

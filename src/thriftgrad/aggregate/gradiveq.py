@@ -39,7 +39,7 @@ class GradiVeQ(Aggregator[Sliced]):
 
     Wire: n elements in an uncompressed step, d ceil(n / K) in a compressed one, all tensors of a call in one buffer;
     8 bytes a tensor at the end of a burst, for a digest of U, and U itself from worker 0 where the workers' differ.
-    Tensors of fewer than 2 K elements always travel as they are.
+    Tensors that fit into one slice always travel as they are.
 
     Exact on means whose slices lie in the subspace; with d = K on all. PowerSGD works on the two sides of each matrix
     and learns its factors anew at every step; here one side alone is compressed, the subspace is up to
@@ -70,8 +70,8 @@ class GradiVeQ(Aggregator[Sliced]):
             )
 
     def compresses(self, spec: TensorSpec) -> bool:
-        """Whether a tensor of this size is long enough to be cut."""
-        return spec.numel >= 2 * self.slice_elements
+        """Whether a tensor of this size is more than one slice."""
+        return spec.numel > self.slice_elements
 
     def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
         return tuple(spec.name for spec in specs if not self.compresses(spec))
@@ -79,8 +79,8 @@ class GradiVeQ(Aggregator[Sliced]):
     def check(self, specs: Sequence[TensorSpec]) -> None:
         if specs and not any(self.compresses(spec) for spec in specs):
             warnings.warn(
-                f"{self!r} compresses none of the {len(specs)} tensors: they have fewer than two slices, that is "
-                f"{2 * self.slice_elements} elements; all travel as they are.",
+                f"{self!r} compresses none of the {len(specs)} tensors: each fits into one slice of "
+                f"{self.slice_elements} elements; all travel as they are.",
                 stacklevel=3,
             )
 

@@ -8,6 +8,7 @@ from thriftgrad.local.inner import Inner, InnerAdamW, InnerSGD
 from thriftgrad.local.letters import Verdict
 from thriftgrad.local.method import LocalMethod
 from thriftgrad.local.outer import Average, Outer, OuterSGD, OuterSign, SlowMo
+from thriftgrad.local.outer_dion import OuterDion
 from thriftgrad.local.replica import Replica, learning_rates_of
 from thriftgrad.local.schedule import At, Every, PerWorker, PostLocal, RandomGaps, Schedule, Streaming
 
@@ -23,6 +24,7 @@ __all__ = [
     "InnerSGD",
     "LocalMethod",
     "Outer",
+    "OuterDion",
     "OuterSGD",
     "OuterSign",
     "PerWorker",

@@ -8,6 +8,7 @@ from thriftgrad.aggregate import (
     Aggregator,
     AllGather,
     AllReduce,
+    GradiVeQ,
     LocalClip,
     LocalMomentum,
     ParameterServer,
@@ -23,6 +24,8 @@ from thriftgrad.compress import (
     EDEN,
     NUQSGD,
     QSGD,
+    Atomo,
+    BestRank,
     Cast,
     Identity,
     MomentumCorrection,
@@ -30,8 +33,10 @@ from thriftgrad.compress import (
     OneBit,
     RandomK,
     Sign,
+    SpectralAtomo,
     TernGrad,
     TopK,
+    UnbiasedLowRank,
     Vote,
     WarmUp,
 )
@@ -264,6 +269,62 @@ def acp_sgd(rank: int = 4, momentum: float = 0.9) -> Method:
     """
     paper = "Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881"
     return Method(PowerSGD(rank=rank, alternating=True), momentum=momentum, paper=paper)
+
+
+def best_rank(rank: int = 2, momentum: float = 0.9) -> Method:
+    """Each worker's best rank-r approximation of gradient plus memory, by a full SVD, gathered by all.
+
+    The memory is in gradient units; momentum sits after aggregation.
+    The best approximation of Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727. Differs: there it is one of the
+    workers' mean, by more power iterations from a new start; for that PowerSGD(warm_start=False, power_iterations=2).
+    """
+    return Method(AllGather(ErrorFeedback(BestRank(rank=rank))), momentum=momentum, paper=_VOGELS)
+
+
+def unbiased_low_rank(rank: int = 2, momentum: float = 0.9) -> Method:
+    """Gradients times a random matrix that all workers share, all-reduced: unbiased, and of high variance.
+
+    No memory; momentum sits after aggregation. The learning rate is an eighth of plain SGD's, as in the paper's code.
+    The unbiased baseline of Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727. Differs: the published code runs
+    it with the factors of the step before, which is not unbiased; here the matrix is drawn anew at every step.
+    """
+    aggregator = AllReduce(UnbiasedLowRank(rank=rank))
+    return Method(aggregator, momentum=momentum, learning_rate_scale=0.125, paper=_VOGELS)
+
+
+_WANG = "Wang et al., ATOMO, NeurIPS 2018, arXiv:1806.04090"
+
+
+def atomo(fraction: float = 0.01, momentum: float = 0.9) -> Method:
+    """Coordinates drawn with the probabilities of least variance, and divided by them, gathered by all.
+
+    No memory; momentum sits after aggregation.
+    Wang et al., ATOMO, NeurIPS 2018, arXiv:1806.04090. Differs: a fixed number of coordinates of each tensor, where
+    the paper has it in the mean.
+    """
+    return Method(AllGather(Atomo(fraction=fraction)), momentum=momentum, paper=_WANG)
+
+
+def spectral_atomo(rank: int = 3, momentum: float = 0.9) -> Method:
+    """Singular triples drawn with the probabilities of least variance, and divided by them, gathered by all.
+
+    No memory; momentum sits after aggregation.
+    Wang et al., ATOMO, NeurIPS 2018, arXiv:1806.04090. Differs: r triples, where the paper has r in the mean and the
+    published codes draw again, with a bias, if the number does not suit them; vectors and small matrices travel as
+    they are, and matrices keep their rows, where the code folds them to be nearly square.
+    """
+    return Method(AllGather(SpectralAtomo(rank=rank)), momentum=momentum, paper=_WANG)
+
+
+def gradiveq(slice_elements: int = 64, components: int = 8, momentum: float = 0.9) -> Method:
+    """Slices of gradient plus memory in a subspace, all-reduced; it is learned from bursts of whole gradients.
+
+    5 steps as they are, then 95 compressed K / d = 8 times. The memory is in gradient units; momentum sits after
+    aggregation.
+    Yu et al., GradiVeQ, NeurIPS 2018, arXiv:1811.03617, of which slice size, components and phases were not verified.
+    """
+    paper = "Yu et al., GradiVeQ, NeurIPS 2018, arXiv:1811.03617"
+    return Method(GradiVeQ(slice_elements=slice_elements, components=components), momentum=momentum, paper=paper)
 
 
 def dgc(

@@ -100,9 +100,19 @@ def _part(replica: Replica, template: Part, saved: Mapping[str, Any], at: str, r
             if saved.get("world_size") == world:
                 raise
             raise ValueError(_bound_to(saved["world_size"], path)) from error
-        outers.append(None if outer is None else like(outer, saved, f"{at}outer/{spec.name}"))
+        outers.append(_outer(outer, saved, f"{at}outer/{spec.name}"))
         rates.append(float(saved.get(f"{at}learning_rate/{spec.name}", 0.0)))
     return Part(tuple(anchors), tuple(exchange), tuple(outers), tuple(rates))
+
+
+def _outer(template: Any, saved: Mapping[str, Any], path: str) -> Any:
+    """The state of an outer optimiser: nothing, a tensor, or a named tuple of such."""
+    if template is None:
+        return None
+    if isinstance(template, Tensor):
+        return like(template, saved, path)
+    branches = zip(template._fields, template, strict=True)
+    return type(template)(*(_outer(branch, saved, f"{path}/{name}") for name, branch in branches))
 
 
 def _count(saved: Mapping[str, Any], path: str) -> int:
