@@ -4,6 +4,7 @@ from thriftgrad.aggregate.aggregator import Aggregator, TensorState
 from thriftgrad.aggregate.all_gather import AllGather
 from thriftgrad.aggregate.all_reduce import AllReduce
 from thriftgrad.aggregate.as_square import AsSquare
+from thriftgrad.aggregate.budgeted import Budgeted
 from thriftgrad.aggregate.gradiveq import GradiVeQ
 from thriftgrad.aggregate.in_basis import InBasis
 from thriftgrad.aggregate.local_clip import LocalClip
@@ -19,6 +20,7 @@ __all__ = [
     "AllGather",
     "AllReduce",
     "AsSquare",
+    "Budgeted",
     "GradiVeQ",
     "InBasis",
     "LocalClip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -55,7 +55,7 @@ class Aggregator(Expression, ABC, Generic[State]):
             if names.count(spec.name) > 1:
                 raise ValueError(f"two tensors are named {spec.name!r}; give each tensor a name of its own.")
         self.check(specs)
-        return tuple(TensorState(spec, self.init_tensor(spec)) for spec in specs)
+        return tuple(TensorState(*each) for each in zip(specs, self.init_tensors(specs), strict=True))
 
     def aggregate(
         self, tensors: Sequence[Tensor], state: tuple[TensorState, ...], key: Key
@@ -88,6 +88,14 @@ class Aggregator(Expression, ABC, Generic[State]):
     @abstractmethod
     def init_tensor(self, spec: TensorSpec) -> State:
         """The state of one tensor before the first step."""
+
+    def init_tensors(self, specs: Sequence[TensorSpec]) -> list[State]:
+        """The states before the first step of all tensors that ``init`` was given."""
+        return [self.init_tensor(spec) for spec in specs]
+
+    def forms(self, spec: TensorSpec) -> Iterable[State]:
+        """The forms that the state of one tensor may have before a step, as to be found in a checkpoint."""
+        return (self.init_tensor(spec),)
 
     @abstractmethod
     def exchange(

@@ -118,7 +118,7 @@ def _memory(method: LocalMethod) -> str:
     held = [(path, each) for path, each in compressors(method.aggregator) if each.has_memory]
     places = [f"{'at the server' if path == 'down' else 'on each worker'}{_fading(each)}" for path, each in held]
     if not places and isinstance(method.aggregator, Aggregator):
-        places = ["on each worker"] if list(memories(method.aggregator.init([TensorSpec((64, 64))]))) else []
+        places = ["on each worker"] if list(memories((*method.aggregator.forms(TensorSpec((64, 64))),))) else []
     if not places:
         return "none"
     reset = ", emptied by a sync at a lower learning rate" if method.reset_memory_on_lr_drop else ""

@@ -122,10 +122,10 @@ def restore(
 ) -> TensorState:
     """One tensor's state from its leaves, which ``flatten`` put under ``path``.
 
-    A state may grow at the first step, when the number of workers is known. So the leaves fit either the state before
-    the first step or the one after it, which is found by simulating that step on zeros.
+    A state may grow at the first step, when the number of workers is known. So the leaves fit either a form that the
+    aggregator tells of or what becomes of it in the first step, which is found by simulating that step on zeros.
 
-    Raises ``ValueError`` if they fit neither.
+    Raises ``ValueError`` if they fit none.
     """
     for template in _templates(aggregator, spec, rank, world):
         left = dict(saved)
@@ -142,12 +142,14 @@ def restore(
 
 
 def _templates(aggregator: Aggregator[Any], spec: TensorSpec, rank: int, world: int) -> Iterator[Any]:
-    before = TensorState(spec, aggregator.init_tensor(spec))
-    yield before.inner
+    forms = list(aggregator.forms(spec))
+    yield from forms
     zeros = torch.zeros((), dtype=spec.dtype, device=spec.device).expand(spec.shape)
-    results = simulate([aggregator.aggregate([zeros], (before,), Key(0)) for _ in range(world)])
-    (after,) = results[rank][1]
-    yield after.inner
+    for form in forms:
+        before = (TensorState(spec, form),)
+        results = simulate([aggregator.aggregate([zeros], before, Key(0)) for _ in range(world)])
+        (after,) = results[rank][1]
+        yield after.inner
 
 
 def _fill(template: Any, path: str, saved: dict[str, Leaf], device: torch.device) -> Any:
