@@ -68,6 +68,16 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """A picture of what sums are made of: a bar for each of ``bars``, its parts one on top of the other."""
+
+    caption: str
+    y: str
+    bars: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[float, ...]], ...]  # what it is called, and its height in each bar
+
+
+@dataclass(frozen=True)
 class Finding:
     """What was measured: ``ours`` in a sentence, the verdict, and why it is so, in a sentence.
 
@@ -79,7 +89,7 @@ class Finding:
     why: str
     judged: tuple[str, ...]
     tables: tuple[Table, ...] = ()
-    charts: tuple[Chart | HeatMap, ...] = ()
+    charts: tuple[Chart | HeatMap | Bars, ...] = ()
 
 
 Check = Callable[[Evidence], Finding]

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from thriftgrad.lab.reproduce.claims import Chart, HeatMap, Verdict
+from thriftgrad.lab.reproduce.claims import Bars, Chart, HeatMap, Verdict
 from thriftgrad.lab.reproduce.records import ReproductionError
 from thriftgrad.lab.reproduce.reproduction import Result, as_json
 
@@ -88,10 +88,13 @@ def html(result: Result) -> str:
     )
 
 
-def drawing(chart: Chart | HeatMap) -> dict[str, Any]:
+def drawing(chart: Chart | HeatMap | Bars) -> dict[str, Any]:
     """What the page's script draws, as plain JSON values."""
     if isinstance(chart, HeatMap):
         return {"x": {}, "y": {}, "curves": [], "heat": {"x": chart.columns, "y": chart.rows, "z": chart.values}}
+    if isinstance(chart, Bars):
+        bars = [{"name": name, "x": chart.bars, "y": heights} for name, heights in chart.parts]
+        return {"x": {}, "y": {"title": {"text": chart.y}}, "curves": [], "bars": bars}
     return {
         "x": {"title": {"text": chart.x}, "type": "log" if chart.log_x else "linear"},
         "y": {"title": {"text": chart.y}, "type": "log" if chart.log_y else "linear"},

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from thriftgrad.aggregate import Aggregator
+from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm
 from thriftgrad.comm.requests import ReplicatedRequest
 from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core.matrices import matrix_shape
 from thriftgrad.lab.reproduce.probes import Measurement
 from thriftgrad.lab.reproduce.records import Row
 from thriftgrad.tasks.models import GPT, LSTM, initialised, resnet18
@@ -25,6 +26,7 @@ from thriftgrad.tasks.models import GPT, LSTM, initialised, resnet18
 SIDE, CONTEXT = 32, 64
 WORDS, LENGTH = 28_869, 30
 """WikiText-2 as the paper has it: vocabulary, and words of backpropagation through time."""
+CAST, SVD = "bf16", "SVD"
 GATHERED = (2, 8)
 """The numbers of workers at which decoding is timed, for the line between them."""
 
@@ -117,11 +119,13 @@ class CodecTimes(Measurement):
     label, draw, elements, encode_seconds (all that is computed before the last collective), decode_seconds and
     decode_each_seconds (decoding takes the one plus the other for each worker), collectives (kind and payload bytes,
     one after another). The label "bf16" is the cast of DDP's hook on one flat buffer; its collective is not listed.
+    With ``svd``, the label "SVD" is that of all matrices, which is part of what Atomo computes.
     """
 
     shapes: str
     methods: tuple[tuple[str, Aggregator[Any]], ...]
     draws: int
+    svd: bool = False
     seconds: float = 10.0
 
     @property
@@ -136,18 +140,19 @@ class CodecTimes(Measurement):
         with one_thread():
             for draw in range(self.draws):
                 known = {"shapes": self.shapes, "draw": draw, "elements": elements}
-                yield known | {"label": "bf16"} | _cast(torch.cat([x.flatten() for x in gradients]))
+                yield known | {"label": CAST} | _cast(torch.cat([x.flatten() for x in gradients]))
+                if self.svd:
+                    yield known | {"label": SVD} | _svd(gradients, specs)
                 for label, aggregator in self.methods:
                     yield known | {"label": label} | coded(aggregator, gradients, specs)
 
 
 def coded(aggregator: Aggregator[Any], gradients: Sequence[Tensor], specs: Sequence[TensorSpec]) -> Row:
     """Encode and decode seconds and collectives of one method."""
-    few = _steady(aggregator, gradients, specs, GATHERED[0])
-    kinds = {kind for kind, _ in few.collectives}
+    few, state = _steady(aggregator, gradients, specs)
     each = 0.0
-    if kinds != {"AllReduce"}:
-        many = _steady(aggregator, gradients, specs, GATHERED[1])
+    if {kind for kind, _ in few.collectives} != {"AllReduce"}:
+        _, many = alone(aggregator.aggregate(gradients, state, Key(4)), GATHERED[1])
         each = max(0.0, (many.decode_seconds - few.decode_seconds) / (GATHERED[1] - GATHERED[0]))
     return {
         "encode_seconds": few.encode_seconds,
@@ -167,20 +172,21 @@ class Pass:
 
 
 def _steady(
-    aggregator: Aggregator[Any], gradients: Sequence[Tensor], specs: Sequence[TensorSpec], workers: int
-) -> Pass:
-    """The mean of the third and the fourth step."""
+    aggregator: Aggregator[Any], gradients: Sequence[Tensor], specs: Sequence[TensorSpec]
+) -> tuple[Pass, tuple[TensorState, ...]]:
+    """The mean of the third and the fourth step of the fewest workers, and the state after them."""
     state, passes = aggregator.init(specs), []
     for at in range(4):
-        (_, state), found = alone(aggregator.aggregate(gradients, state, Key(at)), workers)
+        (_, state), found = alone(aggregator.aggregate(gradients, state, Key(at)), GATHERED[0])
         passes.append(found)
     first, second = passes[2:]
     sizes = zip(first.collectives, second.collectives, strict=True)
-    return Pass(
+    mean = Pass(
         (first.encode_seconds + second.encode_seconds) / 2,
         (first.decode_seconds + second.decode_seconds) / 2,
         tuple((kind, (a + b) / 2) for (kind, a), (_, b) in sizes),
     )
+    return mean, state
 
 
 def alone(worker: Comm[Any], workers: int) -> tuple[Any, Pass]:
@@ -216,6 +222,16 @@ def _cast(buffer: Tensor) -> Row:
         seconds.append((middle - start, thread_time() - middle))
     encode, decode = (median(column) for column in zip(*seconds, strict=True))
     return {"encode_seconds": encode, "decode_seconds": decode, "decode_each_seconds": 0.0, "collectives": []}
+
+
+def _svd(gradients: Sequence[Tensor], specs: Sequence[TensorSpec]) -> Row:
+    """The singular value decomposition of every matrix of a model."""
+    start = thread_time()
+    for x, spec in zip(gradients, specs, strict=True):
+        if x.ndim > 1:
+            torch.linalg.svd(x.view(matrix_shape(spec)), full_matrices=False)
+    seconds = thread_time() - start
+    return {"encode_seconds": seconds, "decode_seconds": 0.0, "decode_each_seconds": 0.0, "collectives": []}
 
 
 @contextmanager
