@@ -44,7 +44,7 @@ PUBLIC = [
     *("ErrorFeedback", "Shrink", "AllReduce", "AllGather", "ScatterReduce", "ParameterServer", "PowerSGD", "Partition"),
     *("SymbolServer", "simulate", "run", "Ledger", "LinkModel", "parse", "attach", "recipes", "theory", "wire"),
     *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
-    *("GradiVeQ", "AsSquare", "OuterDion"),
+    *("GradiVeQ", "AsSquare", "Budgeted", "OuterDion"),
     *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
     *("serve", "AsyncUpdates", "ServerGoneError", "GradientPlusMomentum"),
 ]

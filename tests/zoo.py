@@ -13,6 +13,7 @@ from thriftgrad.aggregate import (
     AllGather,
     AllReduce,
     AsSquare,
+    Budgeted,
     GradiVeQ,
     InBasis,
     LocalClip,
@@ -306,6 +307,9 @@ AGGREGATORS: tuple[Any, ...] = (
     GradiVeQ(slice_elements=20, components=7, uncompressed_steps=2, compressed_steps=1, memory=False),
     AsSquare(PowerSGD(rank=1)),
     AsSquare(PowerSGD(rank=2, alternating=True, min_compression_rate=1, refresh="exact", refresh_every=2)),
+    Budgeted(900, (PowerSGD(rank=1, min_compression_rate=0), PowerSGD(rank=4, min_compression_rate=0)), every=2),
+    Budgeted(300, (AllGather(QSGD(bits=2)), AllGather(QSGD(bits=8)), PowerSGD(rank=1, min_compression_rate=0))),
+    Budgeted(400, (AllGather(ErrorFeedback(TopK(fraction=0.1))), AllReduce(Cast("bf16"))), every=1),
     LocalMomentum(AllGather(RandomK(fraction=0.25)), beta=0.5),
     LocalMomentum(PowerSGD(rank=1)),
     AllGather(TopK(fraction=0.2), mean="senders"),
@@ -414,7 +418,7 @@ def parts(row: Any) -> Iterator[Any]:
     """A row and everything it is built of."""
     yield row
     for value in vars(row).values():
-        inner: Iterable[Any] = (each for _, each in value) if isinstance(row, Partition) else (value,)
-        for each in inner:
+        several: Iterable[Any] = value if isinstance(value, tuple) else (value,)
+        for each in (each for _, each in several) if isinstance(row, Partition) else several:
             if isinstance(each, Expression):
                 yield from parts(each)
