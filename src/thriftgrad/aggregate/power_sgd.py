@@ -41,6 +41,7 @@ class PowerSGD(Aggregator[LowRank]):
     ``warm_start``: go on from the last Q; else draw a new one each step. ``power_iterations``: refine the same rank
     with more rounds. ``residual_iterations``: do it all again on what is left, so that k of them send rank k r.
     ``alternating``: one product and one all-reduce a step, from the right and from the left by turns; half the floats.
+    ``residual_iterations=k`` is then k products of rank ceil(k / 2) r: a left one completes the right one before it.
     ``start_after``: all-reduce as it is for so many steps first.
     ``refresh_every``: so often leave the subspace, for a random one, or ("exact") for the leading singular vectors of
     the mean, which travels as it is in that step, memory included.
