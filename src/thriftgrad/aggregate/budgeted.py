@@ -95,7 +95,7 @@ class Budgeted(Aggregator[Chosen]):
     def check(self, specs: Sequence[TensorSpec]) -> None:
         for candidate in self.candidates:
             candidate.check(specs)
-        sizes = self._sizes(specs)
+        sizes, _ = self._sizes(specs)
         least, most = int(sizes.min(1).sum()), int(sizes.max(1).sum())
         if least > self.bytes_per_step:
             raise ValueError(
@@ -117,7 +117,7 @@ class Budgeted(Aggregator[Chosen]):
         )
 
     def init_tensors(self, specs: Sequence[TensorSpec]) -> list[Chosen]:
-        sizes = self._sizes(specs)
+        sizes, _ = self._sizes(specs)
         cheapest = sizes.argmin(1).tolist()
         return [
             Chosen(0, allowance, choice, self.candidates[choice].init_tensor(spec))
@@ -125,7 +125,7 @@ class Budgeted(Aggregator[Chosen]):
         ]
 
     def forms(self, spec: TensorSpec) -> Iterable[Chosen]:
-        most = int(self._sizes([spec]).max())
+        most = int(self._sizes([spec])[0].max())
         for choice, candidate in enumerate(self.candidates):
             yield from (Chosen(0, most, choice, inner) for inner in candidate.forms(spec))
 
@@ -168,7 +168,8 @@ class Budgeted(Aggregator[Chosen]):
 
         def solved() -> list[int]:
             errors = everybodys.cpu().numpy()
-            return list(allocate(errors, self._sizes(specs), budget)) if np.isfinite(errors).all() else before
+            sizes, once = self._sizes(specs)
+            return list(allocate(errors, sizes - once, budget, once)) if np.isfinite(errors).all() else before
 
         choices = yield from replicated(solved)
         if me.rank == 0 and choices != before:
@@ -184,10 +185,11 @@ class Budgeted(Aggregator[Chosen]):
             )
         return torch.stack([local_errors(candidate, whole, specs, key) for candidate in self.candidates], 1)
 
-    def _sizes(self, specs: Sequence[TensorSpec]) -> NDArray[np.int64]:
-        """Bytes of each tensor by candidate: int64[t, c]."""
-        sizes = [payload_bytes(candidate, spec) for spec in specs for candidate in self.candidates]
-        return np.array(sizes, dtype=np.int64).reshape(len(specs), len(self.candidates))
+    def _sizes(self, specs: Sequence[TensorSpec]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes of each tensor, when it travels alone, by candidate: int64[t, c]; what of them a call takes once."""
+        found = [payload_bytes(candidate, spec) for spec in specs for candidate in self.candidates]
+        table = np.array(found, dtype=np.int64).reshape(len(specs), len(self.candidates), 2)
+        return table[:, :, 0], table[:, :, 1].min(0, initial=np.iinfo(np.int64).max)
 
 
 def _allowances(sizes: NDArray[np.int64], budget: int) -> list[int]:

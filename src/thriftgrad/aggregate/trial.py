@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,27 +18,38 @@ TOLERANCE = 1e-3
 """Of |x|^2: the rounding of an estimate in bfloat16 and that of a memory in float32 stay far below it."""
 
 
-@cache
-def payload_bytes(candidate: Aggregator[Any], spec: TensorSpec) -> int:
-    """What a worker hands to collectives for one such tensor; of the second and third step, the larger.
+class Bytes(NamedTuple):
+    """What a worker hands to collectives for one tensor in a step."""
 
-    Raises ``ValueError`` where that depends on the data or on the number of workers, and for a memory that is not the
+    alone: int
+    shared: int  # of these, what a second such tensor in the same call would not add: a header
+
+
+@cache
+def payload_bytes(candidate: Aggregator[Any], spec: TensorSpec) -> Bytes:
+    """The bytes of one such tensor; of the second and third step, the larger.
+
+    Raises ``ValueError`` where they depend on the data or on the number of workers, and for a memory that is not the
     tensor less what was sent, in the tensor's own units: what no other aggregator could go on from.
     """
     normal = kernels.normal(spec.numel, Key(0).seed, spec.device).view(spec.shape).to(spec.dtype)
-    state, handed_in = candidate.init_tensor(spec), []
+    state, steps = candidate.init_tensor(spec), []
     for i in range(3):
         (estimate,), (state,), nbytes = _step(candidate, [spec], [[normal]], [[state]], Key(i))
-        handed_in.append(nbytes)
+        steps.append(nbytes)
         if i == 0:
             _check_memory(candidate, normal, estimate, list(memories(state)))
-    fresh = [[candidate.init_tensor(spec)] for _ in range(2)]
-    if handed_in[0] != _step(candidate, [spec], [[spec.zeros()]] * 2, fresh, Key(0))[2]:
+
+    def first(x: Tensor, tensors: int, workers: int) -> float:
+        fresh = [[candidate.init_tensor(spec) for _ in range(tensors)] for _ in range(workers)]
+        return _step(candidate, [spec] * tensors, [[x] * tensors] * workers, fresh, Key(0))[2]
+
+    if first(spec.zeros(), 1, 2) != steps[0]:
         raise ValueError(
             f"Budgeted: the bytes of {candidate!r} depend on the data or on the number of workers, so no budget holds; "
             "take AllReduce, AllGather or PowerSGD, without a coder of varying length."
         )
-    return int(max(handed_in[1:]))
+    return Bytes(int(max(steps[1:])), max(0, int(2 * steps[0] - first(normal, 2, 1))))
 
 
 def local_errors(
