@@ -62,7 +62,7 @@ def gram_schmidt(p: Tensor) -> Tensor:
         for other in columns:
             column = column - other * (other * column).sum(1, keepdim=True)
         rest = torch.linalg.vector_norm(column, dim=1, keepdim=True)
-        lost = rest <= LOST * length  # false for NaN, which must come through
+        lost = (rest <= LOST * length) & rest.isfinite()  # false for NaN and infinities, which must come through
         columns.append(torch.where(lost, 0.0, column / torch.where(lost, 1.0, rest)))
     return torch.cat(columns, 2).to(torch.float32)
 
