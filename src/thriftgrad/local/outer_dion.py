@@ -81,7 +81,7 @@ class OuterDion(Outer[Factored | Tensor]):
             return self.vectors.step(anchor, drift, state, learning_rate)
         n, m = matrix_shape(TensorSpec.of(anchor))
         # A learning rate of zero moves nothing, so there is no drift to divide by it.
-        owed = (state.momentum + (drift / learning_rate if learning_rate else 0.0)).view(n, m)
+        owed = (state.momentum + (drift / learning_rate if learning_rate else 0.0)).reshape(n, m)
         p = orthonormal((owed @ state.factor.to(owed.dtype)).to(torch.float32)[None])[0].to(owed.dtype)
         r = owed.mT @ p
         lengths = torch.linalg.vector_norm(r, dim=0, dtype=torch.float64)
@@ -90,6 +90,6 @@ class OuterDion(Outer[Factored | Tensor]):
         move = sqrt(n / m) * (p @ factor.to(p.dtype).mT)
         momentum = torch.addmm(owed, p, r.mT, alpha=self.momentum - 1)
         return (
-            anchor - self.learning_rate * learning_rate * move.view(anchor.shape),
-            Factored(momentum.view(anchor.shape), factor),
+            anchor - self.learning_rate * learning_rate * move.reshape(anchor.shape),
+            Factored(momentum.reshape(anchor.shape), factor),
         )
