@@ -90,7 +90,7 @@ def test_the_sum_of_carriers_is_the_carrier_of_the_sum(dtype: torch.dtype, preci
     assert all(same_bits(payload.side.seed, payloads[0].side.seed) for payload in payloads)
     total = sum((payload.carrier.double() for payload in payloads), torch.zeros(())).to(dtype)
     of_sum = UnbiasedLowRank(rank=2).decompress(Payload(total, payloads[0].side, payloads[0].layout)).double()
-    expected = compressed(UnbiasedLowRank(rank=2), sum(x.double() for x in xs), Key(4))  # type: ignore[arg-type]
+    expected = compressed(UnbiasedLowRank(rank=2), sum(x.double() for x in xs), Key(4))
     torch.testing.assert_close(of_sum, expected, rtol=0, atol=20 * precision * float(expected.abs().max()))
 
 
@@ -102,7 +102,7 @@ def test_all_reduce_gives_the_estimate_of_the_mean(compressor: Any) -> None:
     workers = [method.aggregate([x], method.init([TensorSpec((12, 10), name="w")]), Key(3)) for x in xs]
     means = [means[0] for means, _ in simulate(workers, ledger)]
     assert all(same_bits(mean, means[0]) for mean in means)
-    expected = compressed(UnbiasedLowRank(rank=2), sum(xs) / 3, Key(3).fold("w"))  # type: ignore[arg-type]
+    expected = compressed(UnbiasedLowRank(rank=2), sum(xs) / 3, Key(3).fold("w"))
     precision = 1e-5 if compressor == UnbiasedLowRank(rank=2) else 2**-6
     torch.testing.assert_close(means[0], expected, rtol=0, atol=precision * float(expected.abs().max()))
     itemsize = 4 if compressor == UnbiasedLowRank(rank=2) else 2
