@@ -78,7 +78,7 @@ def test_literals() -> None:
         ("qsgd(bit=4)", "qsgd has no argument 'bit'; did you mean 'bits'"),
         ("TopK(fractoin=0.1)", "TopK has no argument 'fractoin'; did you mean 'fraction'"),
         ("Identity(level=1)", "Identity has no argument 'level'; known: none"),
-        ("power_sgd(1, 0.9, 3)", "power_sgd(rank, momentum): too many positional arguments"),
+        ("top_k(1, 0.9, 3)", "top_k(fraction, momentum): too many positional arguments"),
         ("AllGather()", "AllGather(compressor, mean): missing a required argument: 'compressor'"),
         ("TopK(0.1, fraction=0.1)", "TopK(fraction, k, index_coder): multiple values for argument 'fraction'"),
         ("TopK(k=1) >> 3", ">> joins two compressors, got TopK(k=1) >> 3"),

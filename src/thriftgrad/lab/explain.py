@@ -18,7 +18,7 @@ from rich.text import Text
 from thriftgrad import vocabulary, wire
 from thriftgrad.aggregate import Aggregator
 from thriftgrad.comm import Ledger
-from thriftgrad.core import Compressor, Key, LinearCompressor, TensorSpec
+from thriftgrad.core import Compressor, Key, LinearCompressor
 from thriftgrad.core.compressor import Expression
 from thriftgrad.lab import explain_local
 from thriftgrad.lab.comparison import ComparisonError, read, ring_traffic
@@ -175,7 +175,7 @@ def _kind(word: Any) -> str:
 def _claims(compressor: Compressor[Any, Any], size: int) -> list[tuple[str, str]]:
     """What theory says of the compressor at this size, and its payload."""
     omega, delta = compressor.variance_bound(size), compressor.contraction(size)
-    spec = TensorSpec((size,))
+    spec = explain_local.spec_of(size)
     try:
         nbytes = compressor.layout(spec).nbytes
     except TypeError as error:  # a coder alone
