@@ -144,7 +144,7 @@ def _paper(network: Network) -> Table:
         of_link = f"{saved / told.exchange_seconds:.2f}"
         rows.append((f"rank {rank}", f"{1000 * seconds:.0f}", f"{100 * saved / told.sgd_seconds:.0f} %", of_link))
     caption = (
-        f"{network.model} in the paper, 16 workers, 10 Gbit/s (secondary sources): what is saved, over the "
+        f"{told.name} in the paper, 16 workers, 10 Gbit/s (secondary sources): what is saved, over the "
         f"{1000 * told.exchange_seconds:.0f} ms that a ring all-reduce of the gradient takes at full bandwidth; above "
         "1, SGD's backend was slower than its link"
     )
@@ -188,9 +188,7 @@ def _table(rows: Sequence[Row]) -> Table:
         for label, seconds in here.items():
             first = [row for row in rows if (row["workers"], row["load"], row["label"]) == (*place, label)]
             exposed = interval([a - b for a, b in zip(seconds, here[NOOP], strict=True)])
-            codec = [
-                1000 * interval([row[name] for row in first]).mean for name in ("encode_seconds", "decode_seconds")
-            ]
+            codec = [interval([row[f"{each}_seconds"] for row in first]).mean for each in ("encode", "decode")]
             lines.append(
                 (
                     f"{place[0]}",

@@ -58,8 +58,7 @@ def specs_of(shapes: str) -> list[TensorSpec]:
     """The parameters of a network in ``MODELS``, or of "ResNet-50", which is shapes alone."""
     if shapes == "ResNet-50":
         return [TensorSpec(shape, name=f"{i}") for i, shape in enumerate(resnet50_shapes())]
-    with torch.device("meta"):
-        model = MODELS[shapes]()
+    model = initialised(MODELS[shapes], seed=0)
     return [TensorSpec(tuple(p.shape), name=name) for name, p in model.named_parameters()]
 
 

@@ -222,12 +222,12 @@ def _of_scaling(there: Network) -> list[Claim]:
                 there,
                 RANK_2,
                 SIGN[0],
-                5.0,
+                10.0,
                 Reasons(
-                    holds="At full bandwidth the exchange hides behind the backward pass, at a fifth of it it cannot.",
+                    holds="At full bandwidth the exchange hides behind the backward pass, at a tenth of it it cannot.",
                     contradicted="The codec decides.",
-                    in_part="Where SGD hides its exchange PowerSGD's codec makes it the slower one; where SGD cannot, "
-                    "PowerSGD scales.",
+                    in_part="Where SGD hides its exchange a codec on the same processor makes PowerSGD the slower one; "
+                    "where SGD cannot hide it, PowerSGD scales.",
                 ),
             ),
         ),
