@@ -38,8 +38,9 @@ class Budgeted(Aggregator[Chosen]):
     r"""One candidate for each tensor, with the least sum of errors that ``bytes_per_step`` pay for.
 
     min over c of sum_t e(t, c_t) with sum_t b(t, c_t) <= bytes_per_step. b: what one worker hands to collectives for
-    tensor t alone in a step of candidate c. e: |x - estimate|^2, summed over workers, where x is a worker's tensor with
-    what is owed, and each candidate estimates it from that worker alone, in a second step on the same x.
+    tensor t in a step of candidate c, found by trying it out; what a call needs once, a header, counts once. e:
+    |x - estimate|^2, summed over workers, where x is a worker's tensor with what is owed, and each candidate estimates
+    it from that worker alone, in a second step on the same x. As measured, no worse than one candidate for all.
 
     Measured and solved anew (``allocate``) at the first step and every ``every`` steps after it, with one all-reduce of
     8 bytes for each tensor and candidate; what that costs, and what candidates send at some steps only (a digest, the
