@@ -69,17 +69,19 @@ def loopback_bits_per_second(evidence: Evidence, measurement: str) -> Interval:
     return interval([2 * (r["workers"] - 1) / r["workers"] * 8 * r["nbytes"] / r["seconds"] for r in large])
 
 
-def time_per_batch(network: Network, labels: Sequence[str], judged: str, reasons: Reasons) -> Check:
-    """With the exchange as large a share of the step as in the paper, ``judged`` is faster than each baseline."""
+def time_per_batch(network: Network, labels: Sequence[str], rank: int, reasons: Reasons) -> Check:
+    """With SGD's exchange as large a share as in the paper, this rank saves half of what the paper says, or more."""
 
     def check(evidence: Evidence) -> Finding:
-        draws, told = draws_of(evidence, network), network.told
-        savings = {b: against(draws, judged, b, told.workers, lambda d: d.link(1e10)) for b in BASELINES}
-        verdict = together([below(each, 1.0) for each in savings.values()])
-        listed = ", ".join(f"{_percent(_saving(each))} against {b}" for b, each in savings.items())
+        draws, told, judged = draws_of(evidence, network), network.told, f"PowerSGD r={rank}"
+        ratios = {b: against(draws, judged, b, told.workers, lambda d: d.link(1e10)) for b in BASELINES}
+        half = 1 - told.saving(rank) / 2
+        verdict = together([below(each, half) for each in ratios.values()])
+        listed = ", ".join(f"{_percent(_saving(each))} against {b}" for b, each in ratios.items())
         most = told.exchange_seconds / told.sgd_seconds
         ours = (
-            f"{judged} saves {listed}. Without any exchange SGD with no overlap would save {100 * most:.0f} % at the "
+            f"{judged} saves {listed} (the paper: {100 * told.saving(rank):.0f} %). "
+            f"Without any exchange SGD with no overlap would save {100 * most:.0f} % at the "
             f"paper's figures: 10 Gbit/s carry its {told.elements * 4e-6:.0f} MB in "
             f"{1000 * told.exchange_seconds:.0f} of {1000 * told.sgd_seconds:.0f} ms."
         )
@@ -140,9 +142,8 @@ def _paper(network: Network) -> Table:
     told = network.told
     rows = [("SGD", f"{1000 * told.sgd_seconds:.0f}", "-", "-")]
     for rank, seconds in told.power_seconds:
-        saved = told.sgd_seconds - seconds
-        of_link = f"{saved / told.exchange_seconds:.2f}"
-        rows.append((f"rank {rank}", f"{1000 * seconds:.0f}", f"{100 * saved / told.sgd_seconds:.0f} %", of_link))
+        of_link = told.saving(rank) * told.sgd_seconds / told.exchange_seconds
+        rows.append((f"rank {rank}", f"{1000 * seconds:.0f}", f"{100 * told.saving(rank):.0f} %", f"{of_link:.2f}"))
     caption = (
         f"{told.name} in the paper, 16 workers, 10 Gbit/s (secondary sources): what is saved, over the "
         f"{1000 * told.exchange_seconds:.0f} ms that a ring all-reduce of the gradient takes at full bandwidth; above "

@@ -45,6 +45,10 @@ class Told:
         """The rest of SGD's step, if nothing overlapped."""
         return self.sgd_seconds - self.exchange_seconds
 
+    def saving(self, rank: int) -> float:
+        """The share of SGD's time that PowerSGD of this rank saves."""
+        return 1 - dict(self.power_seconds)[rank] / self.sgd_seconds
+
 
 TOLD = {
     "ResNet-18": Told("ResNet-18", 11_173_962, 0.312, ((1, 0.229), (2, 0.239), (4, 0.260))),
