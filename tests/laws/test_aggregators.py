@@ -255,6 +255,7 @@ def test_names_key_the_randomness() -> None:
 
 
 @pytest.mark.parametrize("make", zoo.METHODS, ids=repr)
+@pytest.mark.filterwarnings("ignore:.*compresses none of the")
 def test_every_method_runs(make: Any) -> None:
     states = [make.aggregator.init(specs()) for _ in range(2)]
     means, _ = step(make.aggregator, gradients(2), states, Key(0))

@@ -41,6 +41,8 @@ class GradiVeQ(Aggregator[Sliced]):
     8 bytes a tensor at the end of a burst, for a digest of U, and U itself from worker 0 where the workers' differ.
     Tensors that fit into one slice always travel as they are.
 
+    A burst pays back at once all that a compressed phase has kept: one long step, the longer the phase.
+
     Exact on means whose slices lie in the subspace; with d = K on all. PowerSGD works on the two sides of each matrix
     and learns its factors anew at every step; here one side alone is compressed, the subspace is up to
     ``compressed_steps`` steps old, and learning it takes bursts of whole gradients and a K x K eigenproblem a tensor.
@@ -49,14 +51,14 @@ class GradiVeQ(Aggregator[Sliced]):
     Yu et al., GradiVeQ, NeurIPS 2018, arXiv:1811.03617. Not verified against the paper: the defaults of slice size,
     components and phases, whether slices are centred (here they are not), and where exactly the residual is fed back.
 
-    >>> GradiVeQ(slice_elements=64, components=8)
+    >>> GradiVeQ(slice_elements=256, components=32)
     GradiVeQ()
     """
 
-    slice_elements: int = 64
-    components: int = 8
-    uncompressed_steps: int = 5
-    compressed_steps: int = 95
+    slice_elements: int = 256
+    components: int = 32
+    uncompressed_steps: int = 1
+    compressed_steps: int = 19
     memory: bool = True
 
     def __post_init__(self) -> None:
