@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samples import same_bits, step
-from thriftgrad import AllReduce, GradiVeQ, Identity, Key, Ledger, TensorSpec, simulate
+from thriftgrad import AllReduce, GradiVeQ, Identity, Key, Ledger, TensorSpec, kernels, simulate
 from thriftgrad.aggregate import TensorState
 
 WORLD = 3
@@ -144,6 +144,22 @@ def test_the_subspace_is_learned_from_the_mean_and_is_the_same_on_all_workers() 
     torch.testing.assert_close(bases[0].T @ bases[0], torch.eye(2), rtol=0, atol=1e-6)
     slices = mean.view(8, 8)
     torch.testing.assert_close(slices @ bases[0] @ bases[0].T, slices, rtol=0, atol=2e-5 * float(slices.abs().max()))
+
+
+def test_directions_that_a_burst_has_not_shown_are_drawn_and_do_not_hang_on_rounding() -> None:
+    """Two slices show two directions of eight; the third component is a drawn one, less what lies in those two."""
+    method, x = GradiVeQ(8, 3, 1, 1), random(16).float()
+    found = []
+    for near in (x, x * (1 + 2.0**-23 * (torch.arange(16) % 3))):
+        states = started(method, [(16,)], torch.float32, 1)
+        _, states = step(method, [[near]], states, Key(5))
+        found.append(states[0][0].inner.basis)
+    seen = np.linalg.svd(x.view(2, 8).double().numpy(), full_matrices=False)[2].T
+    drawn = kernels.normal(24, Key(5).fold("GradiVeQ", "w0").seed).view(8, 3)[:, 2].double().numpy()
+    rest = drawn - seen @ (seen.T @ drawn)
+    rest /= np.linalg.norm(rest)
+    np.testing.assert_allclose(found[0].numpy() @ found[0].numpy().T, seen @ seen.T + np.outer(rest, rest), atol=1e-6)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
 
 
 def test_what_the_state_holds_in_each_phase() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distributed.ranks import on_ranks
 from samples import gradients, specs
-from thriftgrad import AllReduce, Key, Ledger, PowerSGD, simulate
+from thriftgrad import AllReduce, GradiVeQ, Key, Ledger, PowerSGD, simulate
 from thriftgrad.comm import Comm, Lane, all_gather, all_reduce, all_to_all, broadcast, gather, place, run
 from thriftgrad.core import TensorSpec
 from zoo import AGGREGATORS, parts
@@ -71,7 +71,7 @@ def simulated(method: Any, world: int, ledger: Ledger) -> list[Estimates]:
 
 def tolerance(method: Any, world: int) -> float:
     """Gather methods and sums of two are exact; gloo sums three in an order of its own."""
-    if world == 2 or not any(isinstance(part, AllReduce | PowerSGD) for part in parts(method)):
+    if world == 2 or not any(isinstance(part, AllReduce | GradiVeQ | PowerSGD) for part in parts(method)):
         return 0.0
     return 2**-7 if "bf16" in repr(method) else 2**-9 if "fp16" in repr(method) else 1e-6
 

@@ -10,11 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.aggregate.aggregator import Aggregator
 from thriftgrad.aggregate.all_reduce import all_reduce_list
 from thriftgrad.aggregate.drift import settled
 from thriftgrad.comm import Comm, place, replicated
 from thriftgrad.core import Key, TensorSpec, wide
+from thriftgrad.core.matrices import orthonormal
+
+_SEEN = 1e-10
+"""Of the greatest second moment; what is less is rounding noise of float32, whose square is about 1e-14."""
 
 
 class Sliced(NamedTuple):
@@ -33,7 +38,8 @@ class GradiVeQ(Aggregator[Sliced]):
     A tensor is flattened, filled up with zeros and cut into slices s of K = ``slice_elements``. Two phases alternate:
 
     ``uncompressed_steps``: gradient + memory travels as it is and the memory is empty; all workers add up the second
-    moment of the mean's slices, S = sum s s^T. At the end U, K x d, are the d = ``components`` leading eigenvectors.
+    moment of the mean's slices, S = sum s s^T. At the end U, K x d, are the d = ``components`` leading eigenvectors;
+    where a burst has shown fewer directions the rest is drawn at random, alike on all workers.
     ``compressed_steps``: the d numbers U^T s of each slice are all-reduced, and the estimate is U mean(U^T s);
     memory' = s - U U^T s (``memory=False``: nothing is kept).
 
@@ -108,7 +114,7 @@ class GradiVeQ(Aggregator[Sliced]):
 
         def seen() -> tuple[list[Tensor], list[Sliced]]:
             means = [self._received(*each) for each in zip(sums, states, owed, strict=True)]
-            return means, [self._after(*each) for each in zip(means, specs, states, strict=True)]
+            return means, [self._after(*each, key) for each in zip(means, specs, states, strict=True)]
 
         means, after = yield from replicated(seen)
         ended = [i for i, state in enumerate(states) if state.basis is None and after[i].basis is not None]
@@ -137,7 +143,7 @@ class GradiVeQ(Aggregator[Sliced]):
         """What is still owed after this was sent."""
         return torch.zeros_like(owed) if state.basis is None else owed - self._received(sent, state, owed)
 
-    def _after(self, mean: Tensor, spec: TensorSpec, state: Sliced) -> Sliced:
+    def _after(self, mean: Tensor, spec: TensorSpec, state: Sliced, key: Key) -> Sliced:
         """The state after this step, but for the memory; the same on all workers."""
         step = state.step + 1
         at = step % (self.uncompressed_steps + self.compressed_steps)
@@ -152,8 +158,14 @@ class GradiVeQ(Aggregator[Sliced]):
         moment = torch.where((before + found).isfinite().all(), before + found, before)
         if at != self.uncompressed_steps:
             return Sliced(step, None, moment, None)
-        leading = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, : self.components]
-        return Sliced(step, None, None, leading.to(torch.float32).contiguous())
+        return Sliced(step, None, None, self._leading(moment, key.fold("GradiVeQ", spec.name)))
+
+    def _leading(self, moment: Tensor, key: Key) -> Tensor:
+        """The leading eigenvectors, float32[K, d]; directions that were not seen are drawn, not left to rounding."""
+        values, vectors = (each.flip(-1)[..., : self.components] for each in torch.linalg.eigh(moment))
+        drawn = kernels.normal(vectors.numel(), key.seed, moment.device).view(vectors.shape)
+        found = torch.where(values > _SEEN * values[0], vectors.to(torch.float32), drawn)
+        return orthonormal(found[None])[0]
 
     def _slices(self, x: Tensor) -> Tensor:
         """[slices, K], the last one filled up with zeros."""
