@@ -176,6 +176,14 @@ def qsparse(context: typer.Context, quick: Quick = False, out: ReproductionFolde
     _reproduce(context, reproduction(quick), out)
 
 
+@reproduce.command()
+def powersgd(context: typer.Context, quick: Quick = False, out: ReproductionFolder = None) -> None:
+    """PowerSGD, NeurIPS 2019: low rank with error feedback against its rivals; quality, bytes and time."""
+    from thriftgrad.lab.reproduce.powersgd import reproduction
+
+    _reproduce(context, reproduction(quick), out)
+
+
 @app.command()
 def methods() -> None:
     """List the recipes and the words of the algebra."""

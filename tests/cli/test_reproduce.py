@@ -12,6 +12,7 @@ def test_the_papers_are_listed(cli):
     assert "nuqsgd" in result.out
     assert "alq" in result.out
     assert "qsparse" in result.out
+    assert "powersgd" in result.out
 
 
 def test_an_unknown_paper_is_one_sentence(cli):
