@@ -39,7 +39,8 @@ class PowerSGD(Aggregator[LowRank]):
     n m <= min_compression_rate r (n + m)) travel as they are, in one buffer with the P factors.
 
     ``warm_start``: go on from the last Q; else draw a new one each step. ``power_iterations``: refine the same rank
-    with more rounds. ``residual_iterations``: do it all again on what is left, so that k of them send rank k r.
+    with more rounds. ``residual_iterations``: do it all again on what is left, so that k of them send rank k r; with
+    both sides in a step that is rank k r itself, in more rounds, so it is meant for ``alternating``.
     ``alternating``: one product and one all-reduce a step, from the right and from the left by turns; half the floats.
     ``residual_iterations=k`` is then k products of rank ceil(k / 2) r: a left one completes the right one before it.
     ``start_after``: all-reduce as it is for so many steps first.
