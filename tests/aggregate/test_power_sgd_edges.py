@@ -183,3 +183,17 @@ def test_warns_where_nothing_is_compressed() -> None:
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         PowerSGD(rank=3).init([TensorSpec((100,)), TensorSpec((4, 4), name="w")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": None}, "PowerSGD: rank must be an integer, got None."),
+        ({"rank": 1.5}, "PowerSGD: rank must be an integer, got 1.5."),
+        ({"power_iterations": True}, "PowerSGD: power_iterations must be an integer, got True."),
+        ({"refresh_every": 2.0}, "PowerSGD: refresh_every must be an integer, got 2.0."),
+    ],
+)
+def test_counts_are_integers(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        PowerSGD(**settings)

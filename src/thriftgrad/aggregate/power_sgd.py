@@ -15,6 +15,7 @@ from thriftgrad.aggregate.aggregator import Aggregator
 from thriftgrad.aggregate.drift import settled
 from thriftgrad.aggregate.subspace import Fit, Fits, one_sided, two_sided
 from thriftgrad.comm import Comm, place, replicated
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Key, TensorSpec, wide
 from thriftgrad.core.matrices import matrix_shape
 
@@ -55,7 +56,8 @@ class PowerSGD(Aggregator[LowRank]):
     Exact on means of rank r or less. Equal shapes are batched, each matrix orthonormalised by itself. A column that is
     lost (a zero gradient, a rank below r, a subspace that the gradient has left) sends nothing and is drawn anew.
 
-    Raises ``ValueError`` for numbers below their least and for settings that exclude each other.
+    Raises ``ValueError`` for numbers below their least and for settings that exclude each other, ``TypeError`` for a
+    count that is no integer.
     Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727; alternating: Zhang et al., ACP-SGD, 2023, arXiv:2306.08881;
     exact refresh: Xie et al., PowerSGD+, 2025, arXiv:2509.11254. Differs from the paper: the memory is local, and
     small matrices travel as they are. Factors are float32 whatever the gradient's type.
@@ -77,11 +79,13 @@ class PowerSGD(Aggregator[LowRank]):
     check_every: int | None = 100
 
     def __post_init__(self) -> None:
-        least = {"rank": 1, "power_iterations": 1, "residual_iterations": 1, "min_compression_rate": 0}
-        for name, low in (least | {"start_after": 0, "refresh_every": 1, "check_every": 1}).items():
+        least = {"rank": 1, "power_iterations": 1, "residual_iterations": 1, "start_after": 0}
+        for name, low in (least | {"refresh_every": 1, "check_every": 1}).items():
             value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise ValueError(f"PowerSGD: {name} must be at least {low}, got {value}.")
+            if name in least or value is not None:
+                check_integer("PowerSGD", name, value)
+                self._check_least(name, low)
+        self._check_least("min_compression_rate", 0)
         for name, known in (("memory", ("local", "global", "none")), ("refresh", ("random", "exact"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"PowerSGD: {name} must be one of {known}, got {getattr(self, name)!r}.")
@@ -97,6 +101,10 @@ class PowerSGD(Aggregator[LowRank]):
             )
         if self.refresh_every is None and self.refresh == "exact":
             raise ValueError('PowerSGD: refresh="exact" has no effect without refresh_every; give both or neither.')
+
+    def _check_least(self, name: str, low: int) -> None:
+        if not getattr(self, name) >= low:
+            raise ValueError(f"PowerSGD: {name} must be at least {low}, got {getattr(self, name)}.")
 
     def compresses(self, spec: TensorSpec) -> bool:
         """Whether a tensor of this shape is worth factors."""
@@ -134,7 +142,7 @@ class PowerSGD(Aggregator[LowRank]):
         plain: list[int] = []
         for i, (spec, state) in enumerate(zip(specs, states, strict=True)):
             if self.compresses(spec) and not self._sends_all(state.step):
-                kind = matrix_shape(spec), wide(spec.dtype), self._from_left(state.step)
+                kind = matrix_shape(spec), wide(spec.dtype), spec.device, self._from_left(state.step)
                 batches.setdefault(kind, []).append(i)
             else:
                 plain.append(i)

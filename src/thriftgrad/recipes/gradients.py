@@ -264,7 +264,8 @@ _VOGELS = "Vogels et al., PowerSGD, NeurIPS 2019, arXiv:1905.13727"
 def acp_sgd(rank: int = 4, momentum: float = 0.9) -> Method:
     """The left and the right factor by turns, one all-reduce a step; half of PowerSGD's floats at the same rank.
 
-    The memory is in gradient units; momentum sits after aggregation.
+    The memory is in gradient units; momentum sits after aggregation. What a step leaves out waits for twice as many
+    steps, so the largest stable learning rate is about half of PowerSGD's of the same rank.
     Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881. Differs as ``power_sgd`` does.
     """
     paper = "Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881"
