@@ -9,7 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
+    PowerSGDState,
+    batched_powerSGD_hook,
+    powerSGD_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.ranks import on_ranks
@@ -89,6 +93,38 @@ def test_one_infinite_gradient_costs_us_one_step_and_pytorchs_hook_all() -> None
         assert result["ours"] == [t != INFINITE_STEP for t in range(STEPS)]
         assert result["skipped"] == 1
     assert all(same_bits(value, other["parameters"][name]) for name, value in one["parameters"].items())
+
+
+def batched_hook() -> str:
+    model = DistributedDataParallel(nn.Linear(64, 32))
+    model.register_comm_hook(PowerSGDState(None, start_powerSGD_iter=2), batched_powerSGD_hook)
+    for step in range(3):
+        try:
+            model(torch.randn(8, 64)).square().mean().backward()
+        except AssertionError:
+            return f"AssertionError at step {step}"
+    return "no error"
+
+
+def a_column_of_zeros(rank: int) -> list[bool]:
+    """Whether the gradient of a layer is finite in each step, where its input is zero; theirs, then ours."""
+    model = DistributedDataParallel(nn.Linear(64, 32, bias=False))
+    model.register_comm_hook(PowerSGDState(None, rank, start_powerSGD_iter=2), powerSGD_hook)
+    ours = DistributedDataParallel(nn.Linear(64, 32, bias=False))
+    finite = []
+    with attach(ours, PowerSGD(rank=rank, start_after=2)):
+        for each in (model, ours):
+            for _ in range(3):
+                each.zero_grad()
+                each(torch.zeros(8, 64)).sum().backward()
+            finite.append(bool(each.module.weight.grad.isfinite().all()))
+    return finite
+
+
+def test_what_the_migration_page_says_of_pytorchs_hooks() -> None:
+    assert on_ranks(1, batched_hook) == ["AssertionError at step 2"]
+    assert on_ranks(1, a_column_of_zeros, 1) == [[False, True]]
+    assert on_ranks(1, a_column_of_zeros, 2) == [[False, True]]
 
 
 class Lines(logging.Handler):
