@@ -80,7 +80,9 @@ def test_better_is_a_paired_difference_with_a_table_of_these_alone(tmp_path):
     # 100 of 4 x 38282 bytes a step; all evaluations but the first have a relative error of 0.5.
     assert table.rows[0][1:] == ("0.7001 [0.6999, 0.7003]", "0.1", "1531.3", "0.50", "0.1", "-")
     assert check_pairs.better("toy", [("b", "a")], REASONS)(evidence).verdict is Verdict.CONTRADICTED
-    assert check_pairs.better("toy", [("b", "a")], REASONS, by=-0.2)(evidence).verdict is Verdict.HOLDS
+    as_good = check_pairs.better("toy", [("b", "a")], REASONS, by=-0.2)(evidence)
+    assert as_good.verdict is Verdict.HOLDS
+    assert as_good.ours.endswith("points; 0.2 worse is still as good.")
     assert check_pairs.better("toy", [("a", "b"), ("b", "a")], REASONS)(evidence).verdict is Verdict.IN_PART
 
 

@@ -14,7 +14,10 @@ Judge = Callable[[Interval], Verdict]
 
 
 def better(study: str, pairs: Pairs, reasons: Reasons, by: float = 0.0, beside: Sequence[str] = ()) -> Check:
-    """Of each pair, the first has the better final quality, by more than ``by``; ``beside``: further lines to show."""
+    """Of each pair, the first has the better final quality, by more than ``by``, which is 0 or less.
+
+    ``beside``: further lines to show.
+    """
     return _check(study, pairs, reasons, beside, lambda gain: below(_negated(gain), -by), _bound(by))
 
 
@@ -81,7 +84,7 @@ def _text(runs: StudyRuns, gain: Interval) -> str:
 
 
 def _bound(by: float) -> str:
-    return f"; to be better by more than {by:g}" if by else ""
+    return f"; {-by:g} worse is still as good" if by else ""
 
 
 def _negated(gain: Interval) -> Interval:

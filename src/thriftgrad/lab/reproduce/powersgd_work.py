@@ -72,7 +72,7 @@ def images(quick: bool) -> Study:
         arms=(*forms, *others),
         seeds=3 if quick else 5,
         steps=steps,
-        step_seconds=0.006 if quick else 0.026,
+        step_seconds=0.006 if quick else 0.042,
         grid=RATES[1:4] if quick else RATES,
         tuning_steps=8 if quick else 10,
         workers=4 if quick else 8,
@@ -110,7 +110,7 @@ def language(quick: bool) -> Study:
         seeds=3 if quick else 5,
         steps=steps,
         step_seconds=0.006 if quick else 0.0095,
-        grid=RATES[1:4] if quick else RATES,
+        grid=RATES[1:] if quick else RATES,
         tuning_steps=8 if quick else 20,
         workers=4 if quick else 8,
         batch_size=2 if quick else 4,
@@ -127,7 +127,7 @@ def sixteen() -> Study:
         arms=(sgd(), *powers((1, 2, MEDIUM))),
         workers=16,
         batch_size=2,
-        step_seconds=0.008,
+        step_seconds=0.0055,
     )
 
 
@@ -182,7 +182,7 @@ def looking_on(quick: bool) -> tuple[tuple[str, PowerSGD], ...]:
 
 PATHS = {
     True: {"digits": (16, 4.0), "lstm": (16, 4.0)},
-    False: {"digits18": (24, 30.0), "lstm": (64, 20.0), "text": (24, 30.0)},
+    False: {"digits18": (24, 8.0), "lstm": (64, 8.0), "text": (24, 10.0)},
 }
 """Whether quick: the tasks of which SGD's path is looked at, for how many steps, and about how many seconds."""
 COLD: tuple[dict[str, Any], ...] = ({"warm_start": False}, {"warm_start": False, "memory": "none"})
