@@ -84,26 +84,6 @@ def test_each_step_is_a_projection_of_the_mean_and_the_memory_is_the_local_rest(
             np.testing.assert_allclose(memory(state).numpy(), oracle, atol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize("iterations", [1, 2])
-def test_many_workers_are_one_worker_on_the_mean(rank: int, iterations: int) -> None:
-    """Linearity: one decompression of means, and not a mean of decompressions."""
-    method = PowerSGD(rank=rank, power_iterations=iterations, min_compression_rate=EVERYTHING)
-    shapes = [(6, 8), (6, 8), (5, 4, 3), (7,)]
-    many, one = (started(method, [torch.empty(s) for s in shapes], n) for n in (4, 1))
-    for i in range(5):
-        tensors = [[random(*s, seed=100 * i + 10 * w + at) for at, s in enumerate(shapes)] for w in range(4)]
-        mean = [torch.stack([mine[at] for mine in tensors]).mean(0) for at in range(len(shapes))]
-        joint, many = step(method, tensors, many, Key(i))
-        alone, one = step(method, [mean], one, Key(i))
-        for a, b in zip(joint[0], alone[0], strict=True):
-            # To a rounding at once; the trajectories then carry their roundings on.
-            assert (a - b).norm() <= (1e-6 if i == 0 else 3e-5) * b.norm()
-        for at in range(3):
-            mean_memory = torch.stack([memory(state, at) for state in many]).mean(0)
-            assert (mean_memory - memory(one[0], at)).norm() <= 3e-5 * mean_memory.norm()
-
-
 def test_the_mean_of_independent_compressions_is_something_else() -> None:
     method = PowerSGD(rank=1, min_compression_rate=EVERYTHING)
     tensors = [[random(6, 8, seed=w)] for w in range(4)]

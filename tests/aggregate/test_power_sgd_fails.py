@@ -64,12 +64,12 @@ def test_feedback_is_faster_where_it_is_stable() -> None:
 
 
 @cache
-def unlearned(sigma: float, steps: int = 300, rate: float = 0.05, **arguments: Any) -> float:
+def unlearned(sigma: float, steps: int = 300, rate: float = 0.05, seed: int = 9, **arguments: Any) -> float:
     """What is left of a rank-3 signal when one direction beside it carries noise of this standard deviation."""
     method = PowerSGD(**({"rank": 1} | arguments), min_compression_rate=EVERYTHING, check_every=None)
     left, right = orthogonal(20, 4, 7), orthogonal(20, 4, 8)
     signal, noise = left[:, :3] @ right[:, :3].T, left[:, 3:] @ right[:, 3:].T
-    luck = random(steps, seed=9)
+    luck = random(steps, seed=seed)
     x, states = torch.zeros(20, 20), started(method, [signal], 1)
     for i in range(steps):
         means, states = step(method, [[x - signal + sigma * luck[i] * noise]], states, Key(i))
@@ -93,6 +93,8 @@ def test_feedback_and_a_cold_start_see_through_it() -> None:
 
 
 def test_a_warm_start_can_hurt_and_a_refresh_mends_it() -> None:
-    warm = unlearned(30)
-    assert warm > 3 * unlearned(30, warm_start=False)
-    assert warm > 1.5 * unlearned(30, refresh_every=10)
+    def mean(**arguments: Any) -> float:
+        return sum(unlearned(30, seed=1009 + 1000 * luck, **arguments) for luck in range(4)) / 4
+
+    assert mean() > 3 * mean(warm_start=False)
+    assert mean() > 1.5 * mean(refresh_every=10)

@@ -68,7 +68,7 @@ def test_memories_against_the_mean_grow_without_bound_where_workers_differ() -> 
     early, late = largest("global", heterogeneous, (50, 200))
     assert 3.6 < late / early < 4.1
     early, late = largest("local", heterogeneous, (50, 200))
-    assert 0.6 < late / early < 1.5
+    assert 0.4 < late / early < 2.2
 
 
 def unsent(memory: Any, rounded: bool) -> float:

@@ -91,7 +91,7 @@ def _products(batches: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequen
     """P Q^T, in the type of each batch."""
 
     def products() -> list[Tensor]:
-        return [p.to(m.dtype) @ q.to(m.dtype).mT for m, p, q in zip(batches, lefts, rights, strict=True)]
+        return [_product(p.to(m.dtype), q.to(m.dtype).mT) for m, p, q in zip(batches, lefts, rights, strict=True)]
 
     return (yield from replicated(products))
 
@@ -104,6 +104,13 @@ def _sent(m: Tensor, q: Tensor, world: int) -> Tensor:
     return (q.to(m.dtype).mT @ m.mT / world).mT.to(torch.float32)
 
 
+def _product(p: Tensor, q: Tensor) -> Tensor:
+    """P Q; an outer product element by element, since batched matrix products are slow at an inner dimension of one."""
+    return p * q if p.shape[2] == 1 else p @ q
+
+
 def _left_of(m: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """M - P Q^T, in place."""
+    if p.shape[2] == 1:
+        return m.addcmul_(p.to(m.dtype), q.to(m.dtype).mT, value=-1)
     return m.baddbmm_(p.to(m.dtype), q.to(m.dtype).mT, alpha=-1)

@@ -9,12 +9,13 @@ from lab.reproduce.fabricated import rows
 from thriftgrad.aggregate import AllGather, AllReduce, PowerSGD
 from thriftgrad.comm import all_gather, all_reduce, replicated
 from thriftgrad.compress import Identity, Sign
+from thriftgrad.core import TensorSpec
 from thriftgrad.lab.reproduce import check_break_even, check_scaling, check_steps, loopback, powersgd_time
 from thriftgrad.lab.reproduce.claims import Bars, Reasons, Verdict
 from thriftgrad.lab.reproduce.evidence import Evidence
 from thriftgrad.lab.reproduce.loopback import NOOP, PLAIN, Load, LoopbackTimes
 from thriftgrad.lab.reproduce.page import drawing
-from thriftgrad.lab.reproduce.powersgd_steps import CodecTimes, ComputeTimes, alone, resnet50_shapes, specs_of
+from thriftgrad.lab.reproduce.powersgd_steps import CodecTimes, ComputeTimes, alone, specs_of
 from thriftgrad.lab.reproduce.records import ReproductionError
 from thriftgrad.lab.reproduce.timed_steps import BF16, FP32, SERIAL, TOLD, Network, draws_of, gbit
 
@@ -201,12 +202,10 @@ def test_steps_of_processes_against_sgd_and_the_model(tmp_path):
 
 
 def test_shapes_have_the_parameters_of_their_networks():
-    shapes = resnet50_shapes()
-    assert len(shapes) == 161
-    assert sum(torch.Size(shape).numel() for shape in shapes) == 25_557_032
     assert sum(spec.numel for spec in specs_of("ResNet-18")) == ELEMENTS
     assert sum(spec.numel for spec in specs_of("LSTM")) == TOLD["LSTM"].elements == 28_949_319
     assert len(specs_of("ResNet-50")) == 161
+    assert sum(spec.numel for spec in specs_of("ResNet-50")) == 25_557_032
 
 
 def test_a_worker_alone_meets_copies_of_itself():
@@ -224,7 +223,8 @@ def test_a_worker_alone_meets_copies_of_itself():
 
 
 def test_small_measurements(monkeypatch):
-    monkeypatch.setattr("thriftgrad.lab.reproduce.powersgd_steps.resnet50_shapes", lambda: ((8, 12), (8,)))
+    shapes = (TensorSpec((8, 12)), TensorSpec((8,)))
+    monkeypatch.setattr("thriftgrad.lab.reproduce.powersgd_steps.resnet50", lambda: shapes)
     methods = (("a", PowerSGD(rank=1, alternating=True)), ("s", AllGather(Sign())), ("i", AllReduce(Identity())))
     cast, svd, power, sign, plain = CodecTimes("c", "ResNet-50", methods, draws=1, svd=True).rows()
     assert [row["label"] for row in (cast, svd, power, sign, plain)] == ["bf16", "SVD", "a", "s", "i"]

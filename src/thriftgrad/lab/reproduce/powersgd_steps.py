@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from time import thread_time
@@ -19,6 +19,7 @@ from thriftgrad.comm import Comm
 from thriftgrad.comm.requests import ReplicatedRequest
 from thriftgrad.core import Key, TensorSpec
 from thriftgrad.core.matrices import matrix_shape
+from thriftgrad.lab.reproduce.check_layouts import resnet50
 from thriftgrad.lab.reproduce.probes import Measurement
 from thriftgrad.lab.reproduce.records import Row
 from thriftgrad.tasks.models import GPT, LSTM, initialised, resnet18
@@ -29,20 +30,6 @@ WORDS, LENGTH = 28_869, 30
 CAST, SVD = "bf16", "SVD"
 GATHERED = (2, 8)
 """The numbers of workers at which decoding is timed, for the line between them."""
-
-
-def resnet50_shapes() -> tuple[tuple[int, ...], ...]:
-    """The parameters of ResNet-50 for ImageNet (arXiv:1512.03385), 25 557 032 in 161 tensors."""
-    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
-    inputs = 64
-    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for block in range(blocks):
-            for out, into, kernel in ((width, inputs, 1), (width, width, 3), (4 * width, width, 1)):
-                shapes += [(out, into, kernel, kernel), (out,), (out,)]
-            if block == 0:
-                shapes += [(4 * width, inputs, 1, 1), (4 * width,), (4 * width,)]
-            inputs = 4 * width
-    return (*shapes, (1000, 2048), (1000,))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -57,7 +44,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def specs_of(shapes: str) -> list[TensorSpec]:
     """The parameters of a network in ``MODELS``, or of "ResNet-50", which is shapes alone."""
     if shapes == "ResNet-50":
-        return [TensorSpec(shape, name=f"{i}") for i, shape in enumerate(resnet50_shapes())]
+        return [replace(spec, name=f"{i}") for i, spec in enumerate(resnet50())]
     model = initialised(MODELS[shapes], seed=0)
     return [TensorSpec(tuple(p.shape), name=name) for name, p in model.named_parameters()]
 
