@@ -154,6 +154,11 @@ def test_float64_keeps_what_factors_of_float32_cannot_say() -> None:
         ({"min_compression_rate": float("nan")}, "PowerSGD: min_compression_rate must be at least 0, got nan."),
         ({"start_after": -1}, "PowerSGD: start_after must be at least 0, got -1."),
         ({"refresh_every": 0}, "PowerSGD: refresh_every must be at least 1, got 0."),
+        (
+            {"refresh": "exact", "refresh_every": 1},
+            'PowerSGD: refresh="exact" with refresh_every=1 sends every tensor as it is in every step; refresh less '
+            "often, or use AllReduce.",
+        ),
         ({"check_every": 0}, "PowerSGD: check_every must be at least 1, got 0."),
         ({"memory": "mean"}, "PowerSGD: memory must be one of ('local', 'global', 'none'), got 'mean'."),
         ({"refresh": "svd"}, "PowerSGD: refresh must be one of ('random', 'exact'), got 'svd'."),
@@ -197,3 +202,55 @@ def test_warns_where_nothing_is_compressed() -> None:
 def test_counts_are_integers(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         PowerSGD(**settings)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e15, 1e20, 1e30])
+@EVERY_FORM
+def test_what_a_steady_gradient_becomes_does_not_depend_on_its_size(form: dict[str, Any], scale: float) -> None:
+    """Q' is as long as the gradient; the next product with it must not be as long as its square."""
+    method = PowerSGD(**form, min_compression_rate=0)
+    shares = {}
+    for size in (1.0, scale):
+        x = random(20, 30) * size
+        states = started(method, [x], 2)
+        for i in range(6):
+            before = states[0]
+            means, states = step(method, [[x], [x]], states, Key(i))
+            assert states[0] is not before
+        shares[size] = float((means[0][0].double() / size).norm())
+    assert shares[scale] == pytest.approx(shares[1.0], rel=0.02)
+
+
+def test_a_large_step_is_paid_back_and_forgotten() -> None:
+    method = PowerSGD(rank=2, min_compression_rate=0)
+    states = started(method, [random(20, 30)], 1)
+    for i in range(8):
+        before = states[0]
+        _, states = step(method, [[random(20, 30, seed=i) * (1e20 if i == 2 else 1)]], states, Key(i))
+        assert states[0] is not before
+
+
+@pytest.mark.parametrize("memory", ["local", "none"])
+def test_an_exact_refresh_of_what_float32_cannot_hold(memory: Any) -> None:
+    method = PowerSGD(rank=2, refresh="exact", refresh_every=2, memory=memory, min_compression_rate=0)
+    x = random(6, 5).double() * 1e40
+    means, _ = step(method, [[x]], started(method, [x], 1), Key(0))
+    torch.testing.assert_close(means[0][0], x)
+
+
+def test_vectors_that_an_exact_refresh_does_not_have_are_drawn() -> None:
+    method = PowerSGD(rank=3, residual_iterations=2, refresh="exact", refresh_every=9, min_compression_rate=0)
+    x = random(3, 8)
+    _, states = step(method, [[x]], started(method, [x], 1), Key(0))
+    factor = kept(states[0]).factor
+    assert factor.shape == (8, 6)
+    assert (factor != 0).any(0).all()
+
+
+def test_a_state_keeps_nothing_of_its_neighbours() -> None:
+    """The factor is a piece of a buffer in which all that is not compressed travels too."""
+    method = PowerSGD(rank=1, alternating=True, memory="none", min_compression_rate=0)
+    tensors = [random(4, 5), random(1000)]
+    _, states = step(method, [tensors], started(method, tensors, 1), Key(0))
+    factor = kept(states[0]).factor
+    assert factor.untyped_storage().nbytes() == factor.nbytes

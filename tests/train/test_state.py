@@ -121,3 +121,11 @@ def tensors_of(state: dict[str, Any]) -> dict[str, Any]:
 
 def test_equal_facts_have_no_difference() -> None:
     assert first_difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) is None
+
+
+def test_a_saved_piece_of_a_batch_takes_its_own_bytes_alone() -> None:
+    batch = torch.ones(8, 100)
+    (saved,) = flatten(batch[3], "memory/w").values()
+    assert isinstance(saved, Tensor)
+    assert saved.untyped_storage().nbytes() == 400
+    assert flatten(batch, "memory/w")["memory/w"] is batch

@@ -101,6 +101,11 @@ class PowerSGD(Aggregator[LowRank]):
             )
         if self.refresh_every is None and self.refresh == "exact":
             raise ValueError('PowerSGD: refresh="exact" has no effect without refresh_every; give both or neither.')
+        if self.refresh_every == 1 and self.refresh == "exact":
+            raise ValueError(
+                'PowerSGD: refresh="exact" with refresh_every=1 sends every tensor as it is in every step; refresh '
+                "less often, or use AllReduce."
+            )
 
     def _check_least(self, name: str, low: int) -> None:
         if not getattr(self, name) >= low:
@@ -158,12 +163,15 @@ class PowerSGD(Aggregator[LowRank]):
         means = dict(zip(plain, plain_means, strict=True))
         after = {}
         for i in plain:
-            after[i] = yield from self._after_all(specs[i], states[i], means[i])
+            after[i] = yield from self._after_all(specs[i], states[i], means[i], key)
         for batch, fit, memories in zip(batches.values(), fits, self._memories(fits, given), strict=True):
+            any_lost = self.warm_start and bool((fit.factors == 0).all(1).any())
             for at, i in enumerate(batch):
                 means[i] = fit.estimate[at].view(specs[i].shape)
-                renewed = self._renewed(fit.factors[at], specs[i], states[i].step + 1, key) if self.warm_start else None
-                after[i] = LowRank(states[i].step + 1, None if memories is None else memories[at], renewed)
+                factor = fit.factors[at].clone() if self.warm_start else None  # else it would keep a whole buffer
+                if factor is not None and any_lost:
+                    factor = self._renewed(factor, specs[i], states[i].step + 1, key)
+                after[i] = LowRank(states[i].step + 1, None if memories is None else memories[at], factor)
         order = range(len(tensors))
         return [means[i].to(tensors[i].dtype) for i in order], [after[i] for i in order]
 
@@ -225,24 +233,26 @@ class PowerSGD(Aggregator[LowRank]):
             return x
         return x.to(state.memory.dtype) + state.memory.view(x.shape)
 
-    def _after_all(self, spec: TensorSpec, state: LowRank, mean: Tensor) -> Comm[LowRank]:
+    def _after_all(self, spec: TensorSpec, state: LowRank, mean: Tensor, key: Key) -> Comm[LowRank]:
         """The state after a step in which the tensor travelled as it is: nothing is owed."""
         after = state._replace(step=state.step + 1)
         if not self.compresses(spec) or state.step < self.start_after:
             return after
         memory = None if state.memory is None else torch.zeros_like(state.memory)
         factor = yield from replicated(lambda: self._leading(mean.view(matrix_shape(spec)), after.step))
+        if factor is not None:
+            factor = self._renewed(factor, spec, after.step, key)
         return LowRank(after.step, memory, factor)
 
     def _leading(self, mean: Tensor, step: int) -> Tensor | None:
         """The leading singular vectors of the mean, on the side where this step starts; None if it is not finite."""
         if not mean.isfinite().all():
             return None
-        left, _, right = torch.linalg.svd(mean.to(torch.float32), full_matrices=False)
+        left, _, right = torch.linalg.svd(mean.to(wide(mean.dtype)), full_matrices=False)
         vectors = left if self._from_left(step) else right.mT
         columns = min(self.rank, *mean.shape) * (1 if self.alternating else self.residual_iterations)
         missing = columns - vectors.shape[1]  # zeros, to be drawn anew
-        return torch.nn.functional.pad(vectors[:, :columns], (0, max(0, missing))).contiguous()
+        return torch.nn.functional.pad(vectors[:, :columns], (0, max(0, missing))).to(torch.float32).contiguous()
 
     def _sends_all(self, step: int) -> bool:
         """Whether all tensors travel as they are in this step."""
@@ -274,7 +284,4 @@ class PowerSGD(Aggregator[LowRank]):
 
     def _renewed(self, factor: Tensor, spec: TensorSpec, step: int, key: Key) -> Tensor:
         """The factor with its lost columns drawn anew; ``step`` is the one that it starts."""
-        lost = (factor == 0).all(0)
-        if not lost.any():
-            return factor
-        return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor)
+        return torch.where((factor == 0).all(0), self._draw(spec, step, key.fold("lost")), factor)

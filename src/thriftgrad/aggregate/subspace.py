@@ -45,7 +45,7 @@ def two_sided(
     factors = yield from settle(starts)
     means: list[Tensor] = []
     for _ in range(power_iterations if batches else 1):
-        lefts = [_sent(m, q, world) for m, q in zip(batches, factors, strict=True)]
+        lefts = [_sent(m, _unit(q), world) for m, q in zip(batches, factors, strict=True)]
         sums = yield from all_reduce_list([*lefts, *waiting])
         means, waiting = means or sums[len(lefts) :], []
         bases = yield from settle((yield from _orthonormal(sums[: len(lefts)])))
@@ -85,6 +85,16 @@ def one_sided(
 
 def _orthonormal(factors: Sequence[Tensor]) -> Comm[list[Tensor]]:
     return (yield from replicated(lambda: [orthonormal(each) for each in factors]))
+
+
+def _unit(factors: Tensor) -> Tensor:
+    """The same directions at length one, zeros left as they are.
+
+    Q' is as long as the gradient is, and a product with the next one as its square, which float32 need not hold.
+    """
+    wide = factors.to(torch.float64)
+    lengths = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    return (wide / torch.where(lengths == 0, 1.0, lengths)).to(torch.float32)
 
 
 def _products(batches: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> Comm[list[Tensor]]:

@@ -33,7 +33,7 @@ def probabilities(coefficients: Tensor, count: int) -> Tensor:
     rest = largest.values.flip(0).cumsum(0).flip(0) + tail
     left = torch.arange(count, 0, -1, device=size.device)
     j = (largest.values * left <= rest).to(torch.int8).argmax()  # the first; it holds of the last
-    return torch.where(size > 0, size * (left[j] / rest[j]), 0.0).clamp_max(1.0)
+    return torch.where(size > 0, size * left[j] / rest[j], 0.0).clamp_max(1.0)
 
 
 def drawn(p: Tensor, count: int, key: Key) -> Tensor:

@@ -17,8 +17,9 @@ from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Lane, Ledger, Round, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
+from thriftgrad.core.tree import map_leaves
 from thriftgrad.train.method import Method
-from thriftgrad.train.state import agree, below, facts, first_difference, flatten, levels_facts, restore
+from thriftgrad.train.state import agree, alone, below, facts, first_difference, flatten, levels_facts, restore
 from thriftgrad.train.stats import Stats
 
 STATE_VERSION = 1
@@ -132,6 +133,9 @@ class Handle:
     def _end_step(self) -> None:
         if self._finite:
             self._states |= {name: state for name, state in self._after.items() if name not in self._unused}
+            for name in self._unused:  # or it would keep what its neighbours have long replaced
+                spec, inner = self._states[name]
+                self._states[name] = TensorState(spec, map_leaves(alone, inner))
         else:
             self._skipped_steps += 1
         self._step += 1

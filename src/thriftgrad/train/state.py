@@ -94,7 +94,14 @@ def flatten(tree: Any, path: str) -> dict[str, Leaf]:
     """
     if isinstance(tree, tuple):
         return {at: leaf for name, branch in _branches(tree) for at, leaf in flatten(branch, f"{path}/{name}").items()}
-    return {} if tree is None else {path: tree}
+    return {} if tree is None else {path: alone(tree)}
+
+
+def alone(leaf: Leaf) -> Leaf:
+    """The leaf in memory of its own: a piece of a batch or of a buffer would keep, and save, all of that."""
+    if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes:
+        return leaf.clone()
+    return leaf
 
 
 def below(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
