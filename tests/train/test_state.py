@@ -126,6 +126,6 @@ def test_equal_facts_have_no_difference() -> None:
 def test_a_saved_piece_of_a_batch_takes_its_own_bytes_alone() -> None:
     batch = torch.ones(8, 100)
     (saved,) = flatten(batch[3], "memory/w").values()
-    assert isinstance(saved, Tensor)
+    assert isinstance(saved, torch.Tensor)
     assert saved.untyped_storage().nbytes() == 400
     assert flatten(batch, "memory/w")["memory/w"] is batch
