@@ -24,6 +24,7 @@ from thriftgrad import (
     Budgeted,
     Cast,
     ErrorFeedback,
+    GradiVeQ,
     Huffman,
     Identity,
     Key,
@@ -36,9 +37,10 @@ from thriftgrad import (
     TopK,
     kernels,
     parse,
+    recipes,
 )
 from thriftgrad.aggregate import InBasis, LocalClip, LocalMomentum
-from thriftgrad.aggregate.budgeted import Chosen, _allowances
+from thriftgrad.aggregate.budgeted import Chosen, InUse, _allowances
 from thriftgrad.aggregate.trial import local_errors, payload_bytes
 from thriftgrad.core import memories
 from thriftgrad.core.tree import leaves
@@ -169,6 +171,50 @@ def test_it_is_measured_at_the_first_step_and_every_so_many_steps() -> None:
     assert measured == [1, 0, 0, 1, 0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("budget", range(250, 429, 16))
+def test_a_call_that_is_split_stays_within_the_budget(budget: int) -> None:
+    """As DDP does after the first step: a header that was counted once for the call now comes in each of two."""
+    method = Budgeted(budget, (*BITS, SPARSE[1]))
+    states = [list(method.init(specs())) for _ in range(2)]
+    for t, groups in enumerate([[range(6)], [range(3), range(3, 6)], [range(3), range(3, 6)]]):
+        book = Ledger()
+        for group in groups:
+            x = [[mine[i] for i in group] for mine in gradients(2, t)]
+            _, after = step(method, x, [tuple(mine[i] for i in group) for mine in states], Key(t), book)
+            for mine, new in zip(states, after, strict=True):
+                mine[group.start : group.stop] = new
+        assert choices(states[0]) == choices(states[1])
+        measured = table_bytes(method, 6) if t < 2 else 0
+        assert book.payload_up_bytes <= budget + measured
+        assert t < 2 or not book.requests["AllReduce"]
+
+
+def test_a_call_in_another_order_is_not_measured_again() -> None:
+    method = Budgeted(300, BITS)
+    _, states = step(method, gradients(2), [method.init(specs()) for _ in range(2)], Key(0))
+    book = Ledger()
+    turned = [mine[::-1] for mine in gradients(2, 1)]
+    step(method, turned, [mine[::-1] for mine in states], Key(1), book)
+    assert not book.requests["AllReduce"]
+
+
+def test_a_tensor_that_was_not_used_when_others_chose_does_not_break_the_budget() -> None:
+    """It keeps the dear candidate of old, while the others have taken what it was to give up."""
+    tensors = [[low_rank(20, 30, 4), low_rank(20, 30, 1)]]
+    method = Budgeted(5 * 200, RANKS, every=1)
+    _, states = step(method, tensors, started(method, tensors[0], 1), Key(0))
+    assert choices(states[0]) == [2, 0]
+    unused = states[0][0]
+    tensors = [[torch.zeros(20, 30), low_rank(20, 30, 4)]]
+    _, states = step(method, tensors, states, Key(1))
+    assert choices(states[0]) == [0, 2]
+    seldom = Budgeted(5 * 200, RANKS, every=100)
+    book = Ledger()
+    _, states = step(seldom, tensors, [(unused, states[0][1])], Key(2), book)
+    assert choices(states[0]) == [0, 2]
+    assert book.payload_up_bytes <= 5 * 200 + table_bytes(method, 2)
+
+
 # What is owed
 
 
@@ -286,6 +332,16 @@ def test_the_choice_is_told_when_it_changes(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
+def test_what_travels_whole_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    tensors = [[low_rank(20, 30, 2), random(7)]]
+    method = Budgeted(428, RANKS)
+    with caplog.at_level(logging.INFO, logger="thriftgrad"):
+        step(method, tensors, started(method, tensors[0], 1), Key(0))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Budgeted: the choice within 428 bytes is now w0: {RANKS[1]!r}"
+    ]
+
+
 @pytest.mark.parametrize("candidates", [RANKS, SPARSE, (BITS[2], SPARSE[0], RANKS[0])], ids=repr)
 def test_a_state_after_a_change_comes_back(candidates: tuple[Any, ...]) -> None:
     method = Budgeted(450 if candidates is RANKS else 250, candidates, every=2)
@@ -306,15 +362,44 @@ def test_a_state_after_a_change_comes_back(candidates: tuple[Any, ...]) -> None:
 
 def test_a_damaged_state_is_refused() -> None:
     method = Budgeted(900, RANKS)
-    saved = flatten(method.init(specs())[0].inner, "x") | {"x/inner/memory": torch.zeros(3)}
-    with pytest.raises(ValueError, match=r"what was saved for parameter 'conv\.weight' is no state of Budgeted"):
-        restore(method, specs()[0], 0, 2, "x", saved)
+    saved = flatten(method.init(specs())[0].inner, "x")
+    memory = {"x/by_candidate/0/inner/memory": torch.zeros(3)}
+    elsewhere = {path.replace("by_candidate/0", "by_candidate/3"): leaf for path, leaf in saved.items()}
+    twice = {path.replace("by_candidate/0", "by_candidate/1"): leaf for path, leaf in saved.items()}
+    for damaged in (saved | memory, elsewhere, saved | twice):
+        with pytest.raises(ValueError, match=r"what was saved for parameter 'conv\.weight' is no state of Budgeted"):
+            restore(method, specs()[0], 0, 2, "x", damaged)
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        (PowerSGD(rank=1, warm_start=False), GradiVeQ(slice_elements=16, components=2, compressed_steps=3)),
+        (GradiVeQ(slice_elements=16, components=2, compressed_steps=3), PowerSGD(rank=1, warm_start=False)),
+        (AllGather(ErrorFeedback(TopK(k=4))), PowerSGD(rank=1)),
+        (AllGather(QSGD(bits=8)), AllReduce(Cast("bf16"))),
+    ],
+    ids=repr,
+)
+def test_a_checkpoint_names_the_candidate(candidates: tuple[Any, ...]) -> None:
+    """Also where the state of one candidate would fit another, and where a candidate has none."""
+    spec = TensorSpec((20, 30), name="w")
+    most = max(payload_bytes(each, spec).alone for each in candidates)
+    method = Budgeted(most, candidates)
+    for choice, candidate in enumerate(candidates):
+        (inner,) = candidate.init([spec])
+        for t in range(3):
+            _, ((inner,),) = step(candidate, [[random(20, 30, seed=t)]], [(inner,)], Key(t))
+            state = Chosen(most, tuple(InUse(t + 1, inner.inner) if i == choice else None for i in range(2)))
+            back = restore(method, spec, 0, 1, "x", flatten(state, "x")).inner
+            assert (back.choice, back.step, type(back.inner)) == (choice, t + 1, type(inner.inner))
+            assert all(same_leaf(a, b) for a, b in zip(leaves(back), leaves(state), strict=True))
 
 
 def test_forms_are_those_of_the_candidates() -> None:
     method = Budgeted(300, (BITS[0], SPARSE[0], RANKS[0]))
     forms = list(method.forms(TensorSpec((8, 12), name="w")))
-    assert [(form.step, form.choice) for form in forms] == [(0, 0), (0, 1), (0, 2)]
+    assert [form.choice for form in forms] == [0, 1, 2]
     assert [len(list(memories(form))) for form in forms] == [0, 1, 1]
 
 
@@ -342,15 +427,20 @@ def test_it_is_printed_and_parsed() -> None:
         (lambda: Budgeted(9, RANKS, every=0), ValueError, "Budgeted: every must be at least 1, got 0."),
         (lambda: Budgeted(9, RANKS, every=0.5), TypeError, "Budgeted: every must be an integer, got 0.5."),
         (lambda: Budgeted(9, RANKS[0]), TypeError, "candidates must be a tuple such as (PowerSGD(rank=1), PowerSGD"),
-        (lambda: Budgeted(9, (RANKS[0], Sign())), TypeError, "a candidate must be an aggregator such as PowerSGD(rank"),
+        (lambda: Budgeted(9, (RANKS[0], Sign())), TypeError, "must be an aggregator itself, such as PowerSGD(rank=1)"),
+        (
+            lambda: Budgeted(9, (RANKS[0], recipes.power_sgd(rank=4))),
+            TypeError,
+            f"got {recipes.power_sgd(rank=4)!r}; of a recipe's method write its aggregator.",
+        ),
         (lambda: Budgeted(9, RANKS[:1]), ValueError, "candidates must be two or more and all different, got (PowerSGD"),
         (lambda: Budgeted(9, (RANKS[0], RANKS[0])), ValueError, "two or more and all different"),
         (lambda: Budgeted(9, ()), ValueError, "two or more and all different, got (); use the aggregator itself"),
         (
             lambda: Budgeted(327, RANKS).init(specs()),
             ValueError,
-            "Budgeted: bytes_per_step=327 is below the 328 bytes of the cheapest candidate for each of the 6 tensors; "
-            "give at least that, or a cheaper candidate.",
+            "Budgeted: bytes_per_step=327 is below the 328 bytes that the cheapest candidates take for all 6 tensors "
+            "together; give at least that, or a cheaper candidate.",
         ),
         (
             lambda: Budgeted(400, (BITS[0], AllGather(QSGD(bits=8) >> Huffman()))).init(specs()),
@@ -403,7 +493,7 @@ def test_nothing_stands_around_it(around: Callable[[Any], Any]) -> None:
 
 def test_a_budget_without_effect_is_told() -> None:
     words = (
-        "Budgeted: bytes_per_step=1036 pays for the dearest candidate of every tensor, which take 1036 bytes, so it "
+        "Budgeted: bytes_per_step=1036 pays for the dearest candidate of every tensor, 1036 bytes together, so it "
         "has no effect; lower it."
     )
     with pytest.warns(UserWarning, match=re.escape(words)):
@@ -429,5 +519,6 @@ def test_candidates_by_name_are_counted_by_name() -> None:
 def test_the_state_is_what_the_handle_can_save() -> None:
     state = Budgeted(900, RANKS).init(specs())[0].inner
     assert isinstance(state, Chosen)
-    assert set(flatten(state, "x")) == {"x/step", "x/allowance_bytes", "x/choice", "x/inner/step", "x/inner/memory"}
+    at = "x/by_candidate/0"
+    assert set(flatten(state, "x")) == {"x/allowance_bytes", f"{at}/step", f"{at}/inner/step", f"{at}/inner/memory"}
     assert all(isinstance(leaf, Tensor | int) for leaf in flatten(state, "x").values())

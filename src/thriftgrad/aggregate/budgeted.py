@@ -24,13 +24,35 @@ from thriftgrad.theory.knapsack import allocate
 log = logging.getLogger("thriftgrad")
 
 
+class InUse(NamedTuple):
+    """State of a tensor with the candidate that it has."""
+
+    step: int
+    inner: Any  # the candidate's state
+
+
 class Chosen(NamedTuple):
     """State of one tensor."""
 
-    step: int
     allowance_bytes: int  # what it brings into a call; those of all tensors add up to the budget
-    choice: int  # the position of its candidate
-    inner: Any  # the candidate's state
+    by_candidate: tuple[InUse | None, ...]  # one in use: its place, and so every path in a checkpoint, names it
+
+    @property
+    def choice(self) -> int:
+        """The position of its candidate."""
+        return next(i for i, each in enumerate(self.by_candidate) if each is not None)
+
+    @property
+    def step(self) -> int:
+        return self._in_use.step
+
+    @property
+    def inner(self) -> Any:
+        return self._in_use.inner
+
+    @property
+    def _in_use(self) -> InUse:
+        return next(each for each in self.by_candidate if each is not None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,10 +64,13 @@ class Budgeted(Aggregator[Chosen]):
     |x - estimate|^2, summed over workers, where x is a worker's tensor with what is owed, and each candidate estimates
     it from that worker alone, in a second step on the same x. As measured, no worse than one candidate for all.
 
-    Measured and solved anew (``allocate``) at the first step and every ``every`` steps after it, with one all-reduce of
-    8 bytes for each tensor and candidate; what that costs, and what candidates send at some steps only (a digest, the
-    fit of levels, an exact refresh), is not in the budget. A tensor that changes its candidate adds what it owed to the
-    tensor of that step, in its type, and starts afresh: warm starts, levels and momentum of a candidate are lost then.
+    Measured and solved anew (``allocate``) at the first step, every ``every`` steps after it, and where the choice takes
+    more than a call brings (DDP regrouped its buckets; a tensor was not used when it was to change), with one
+    all-reduce of 8 bytes for each tensor and candidate. That is not in the budget, nor is what a candidate does not
+    send from its second step on: a digest, the fit of levels, an exact refresh, the bursts of ``GradiVeQ``. One that
+    warms up (``WarmUp``, ``start_after``) is counted and judged as in its first steps for good. A tensor that changes
+    its candidate adds what it owed to the tensor of that step, in its type, and starts afresh: warm starts, levels and
+    momentum of a candidate are lost then.
 
     ``init`` divides the budget, so ``Budgeted`` stands outermost, and a call (a DDP bucket) spends what its tensors
     bring: other calls, another choice. What averages out over workers (rounding) counts like what does not (a rank).
@@ -77,7 +102,10 @@ class Budgeted(Aggregator[Chosen]):
         object.__setattr__(self, "candidates", tuple(self.candidates))
         for each in self.candidates:
             if not isinstance(each, Aggregator):
-                raise TypeError(f"Budgeted: a candidate must be an aggregator such as PowerSGD(rank=1), got {each!r}.")
+                raise TypeError(
+                    f"Budgeted: a candidate must be an aggregator itself, such as PowerSGD(rank=1), got {each!r}; of a "
+                    "recipe's method write its aggregator."
+                )
         if len(set(self.candidates)) < max(2, len(self.candidates)):
             raise ValueError(
                 f"Budgeted: candidates must be two or more and all different, got {self.candidates!r}; "
@@ -100,13 +128,13 @@ class Budgeted(Aggregator[Chosen]):
         least, most = int(sizes.min(1).sum()), int(sizes.max(1).sum())
         if least > self.bytes_per_step:
             raise ValueError(
-                f"Budgeted: bytes_per_step={self.bytes_per_step} is below the {least} bytes of the cheapest candidate "
-                f"for each of the {len(specs)} tensors; give at least that, or a cheaper candidate."
+                f"Budgeted: bytes_per_step={self.bytes_per_step} is below the {least} bytes that the cheapest "
+                f"candidates take for all {len(specs)} tensors together; give at least that, or a cheaper candidate."
             )
         if specs and most <= self.bytes_per_step:
             warnings.warn(
-                f"Budgeted: bytes_per_step={self.bytes_per_step} pays for the dearest candidate of every tensor, which "
-                f"take {most} bytes, so it has no effect; lower it.",
+                f"Budgeted: bytes_per_step={self.bytes_per_step} pays for the dearest candidate of every tensor, "
+                f"{most} bytes together, so it has no effect; lower it.",
                 stacklevel=3,
             )
 
@@ -121,20 +149,25 @@ class Budgeted(Aggregator[Chosen]):
         sizes, _ = self._sizes(specs)
         cheapest = sizes.argmin(1).tolist()
         return [
-            Chosen(0, allowance, choice, self.candidates[choice].init_tensor(spec))
+            self._state(allowance, choice, InUse(0, self.candidates[choice].init_tensor(spec)))
             for spec, allowance, choice in zip(specs, _allowances(sizes, self.bytes_per_step), cheapest, strict=True)
         ]
 
     def forms(self, spec: TensorSpec) -> Iterable[Chosen]:
         most = int(self._sizes([spec])[0].max())
         for choice, candidate in enumerate(self.candidates):
-            yield from (Chosen(0, most, choice, inner) for inner in candidate.forms(spec))
+            # Of step 1, at which none is chosen (unless all are), so that a step on zeros keeps the candidate.
+            yield from (self._state(most, choice, InUse(1, inner)) for inner in candidate.forms(spec))
+
+    def _state(self, allowance_bytes: int, choice: int, in_use: InUse) -> Chosen:
+        return Chosen(allowance_bytes, tuple(in_use if i == choice else None for i in range(len(self.candidates))))
 
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Chosen], key: Key
     ) -> Comm[tuple[list[Tensor], list[Chosen]]]:
         choices = [state.choice for state in states]
-        if max(state.step for state in states) % self.every == 0:  # of a parameter that was not used it lags behind
+        # A parameter that was not used lags behind; it, or another grouping into calls, may make the bytes too many.
+        if max(state.step for state in states) % self.every == 0 or not self._pays(specs, states):
             choices = yield from self._choose(tensors, specs, states, key)
         changed = [choice != state.choice for choice, state in zip(choices, states, strict=True)]
         given = [
@@ -155,8 +188,14 @@ class Budgeted(Aggregator[Chosen]):
             )
             means |= zip(group, estimates, strict=True)
             for i, each in zip(group, inner, strict=True):
-                after[i] = Chosen(states[i].step + 1, states[i].allowance_bytes, choice, each)
+                after[i] = self._state(states[i].allowance_bytes, choice, InUse(states[i].step + 1, each))
         return [means[i] for i in range(len(tensors))], [after[i] for i in range(len(tensors))]
+
+    def _pays(self, specs: Sequence[TensorSpec], states: Sequence[Chosen]) -> bool:
+        """Whether the budget of this call pays for the choice as it is."""
+        (sizes, once), choices = self._sizes(specs), [state.choice for state in states]
+        nbytes = (sizes - once)[range(len(choices)), choices].sum() + once[np.unique(choices)].sum()
+        return bool(nbytes <= sum(state.allowance_bytes for state in states))
 
     def _choose(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Chosen], key: Key
@@ -174,7 +213,12 @@ class Budgeted(Aggregator[Chosen]):
 
         choices = yield from replicated(solved)
         if me.rank == 0 and choices != before:
-            told = [f"{spec.name}: {self.candidates[at]!r}" for spec, at in zip(specs, choices, strict=True)]
+            whole_ones = self.uncompressed(specs)
+            told = [
+                f"{spec.name}: {self.candidates[at]!r}"
+                for spec, at in zip(specs, choices, strict=True)
+                if spec.name not in whole_ones
+            ]
             log.info("Budgeted: the choice within %d bytes is now %s", budget, ", ".join(told))
         return choices
 

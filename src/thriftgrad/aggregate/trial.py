@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,9 @@ from thriftgrad.core import Key, TensorSpec, memories, without_memories
 TOLERANCE = 1e-3
 """Of |x|^2: the rounding of an estimate in bfloat16 and that of a memory in float32 stay far below it."""
 
+CACHED = 65_536
+"""Pairs of candidate and tensor whose bytes are kept: well above what one model has, as each step reads them all."""
+
 
 class Bytes(NamedTuple):
     """What a worker hands to collectives for one tensor in a step."""
@@ -25,7 +28,7 @@ class Bytes(NamedTuple):
     shared: int  # of these, what a second such tensor in the same call would not add: a header
 
 
-@cache
+@lru_cache(maxsize=CACHED)
 def payload_bytes(candidate: Aggregator[Any], spec: TensorSpec) -> Bytes:
     """The bytes of one such tensor; of the second and third step, the larger.
 
