@@ -269,7 +269,7 @@ def acp_sgd(rank: int = 4, momentum: float = 0.9) -> Method:
     Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881. Differs as ``power_sgd`` does.
     """
     paper = "Zhang et al., ACP-SGD, ICDCS 2023, arXiv:2306.08881"
-    return Method(PowerSGD(rank=rank, alternating=True), momentum=momentum, paper=paper)
+    return Method(PowerSGD(rank=rank, alternating=True), momentum=momentum, learning_rate_scale=0.5, paper=paper)
 
 
 def best_rank(rank: int = 2, momentum: float = 0.9) -> Method:
