@@ -37,7 +37,8 @@ def train_stop_and_go_on() -> list[dict[str, Any]]:
         other = attach(again, method, seed=3)
         other.load_state_dict(saved)
         train(again, range(3, STEPS))
-        chosen = {name: leaf for name, leaf in saved.items() if name.endswith("/choice")}
+        # memory/rank00000/conv1.weight/by_candidate/2/step: the candidate is named by the path.
+        chosen = {path.split("/by_candidate/")[1].split("/")[0] for path in saved if "/by_candidate/" in path}
         results.append({"whole": whole, "continued": trained(net), "bytes": book.payload_up_bytes, "chosen": chosen})
     return results
 
@@ -46,7 +47,7 @@ def test_two_ranks_do_what_is_simulated_and_a_checkpoint_goes_on() -> None:
     for results in on_ranks(2, train_stop_and_go_on):
         for method, result in zip(METHODS, results, strict=True):
             expected = simulated(method, 2, STEPS)
-            assert len(set(result["chosen"].values())) > 1
+            assert len(result["chosen"]) > 1
             for name, value in expected.items():
                 assert (result["whole"][name] - value).abs().max() <= 1e-5, f"{name} of {method!r}"
                 assert same_bits(result["continued"][name], result["whole"][name]), f"{name} of {method!r}"
@@ -69,7 +70,7 @@ def train_in_small_buckets() -> dict[str, Any]:
 def test_many_buckets_share_one_budget_and_rank_0_tells_of_it() -> None:
     one, other = on_ranks(2, train_in_small_buckets)
     assert all(same_bits(one["model"][name], value) for name, value in other["model"].items())
-    tables = 3 * 8 * len(one["model"]) * len(METHODS[0].candidates)
+    tables = 4 * 8 * len(one["model"]) * len(METHODS[0].candidates)  # one more as DDP may regroup after the first step
     assert one["bytes"] <= STEPS * METHODS[0].bytes_per_step + tables
     assert one["told"]
     assert not other["told"]

@@ -64,13 +64,12 @@ class Budgeted(Aggregator[Chosen]):
     |x - estimate|^2, summed over workers, where x is a worker's tensor with what is owed, and each candidate estimates
     it from that worker alone, in a second step on the same x. As measured, no worse than one candidate for all.
 
-    Measured and solved anew (``allocate``) at the first step, every ``every`` steps after it, and where the choice takes
-    more than a call brings (DDP regrouped its buckets; a tensor was not used when it was to change), with one
-    all-reduce of 8 bytes for each tensor and candidate. That is not in the budget, nor is what a candidate does not
-    send from its second step on: a digest, the fit of levels, an exact refresh, the bursts of ``GradiVeQ``. One that
-    warms up (``WarmUp``, ``start_after``) is counted and judged as in its first steps for good. A tensor that changes
-    its candidate adds what it owed to the tensor of that step, in its type, and starts afresh: warm starts, levels and
-    momentum of a candidate are lost then.
+    Measured and solved anew (``allocate``) at the first step, every ``every`` steps after it, and where the choice
+    exceeds what a call brings (DDP regrouped its buckets; a tensor was not used when it was to change), with one
+    all-reduce of 8 bytes for each tensor and candidate. That is not in the budget, nor is what a candidate sends now
+    and then: a digest, the fit of levels, an exact refresh, bursts of ``GradiVeQ``. One that warms up (``WarmUp``,
+    ``start_after``) counts as in its first steps for good. A tensor that changes its candidate adds what it owed to
+    the tensor of that step, in its type, and starts afresh: its warm start, levels and momentum are lost then.
 
     ``init`` divides the budget, so ``Budgeted`` stands outermost, and a call (a DDP bucket) spends what its tensors
     bring: other calls, another choice. What averages out over workers (rounding) counts like what does not (a rank).
@@ -213,13 +212,10 @@ class Budgeted(Aggregator[Chosen]):
 
         choices = yield from replicated(solved)
         if me.rank == 0 and choices != before:
-            whole_ones = self.uncompressed(specs)
-            told = [
-                f"{spec.name}: {self.candidates[at]!r}"
-                for spec, at in zip(specs, choices, strict=True)
-                if spec.name not in whole_ones
-            ]
-            log.info("Budgeted: the choice within %d bytes is now %s", budget, ", ".join(told))
+            alone, now = self.uncompressed(specs), zip(specs, choices, strict=True)
+            told = [f"{spec.name}: {self.candidates[at]!r}" for spec, at in now if spec.name not in alone]
+            if told:
+                log.info("Budgeted: the choice within %d bytes is now %s", budget, ", ".join(told))
         return choices
 
     def _errors(self, whole: Sequence[Tensor], specs: Sequence[TensorSpec], key: Key) -> Tensor:
