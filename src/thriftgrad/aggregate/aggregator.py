@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -132,6 +133,25 @@ def check_memories(owner: str, up: Compressor[Any, Any], down: Compressor[Any, A
                 f"{owner}: {one!r} keeps a memory for each tensor, and {other!r} takes all tensors as one; "
                 "use per_tensor=True."
             )
+
+
+def left_alone(compressor: Compressor[Any, Any], specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The names of the tensors that this compressor leaves alone."""
+    return tuple(spec.name for spec in specs if compressor.leaves_alone(spec))
+
+
+def warn_of_none(who: str, specs: Sequence[TensorSpec], alone: Sequence[str], why: str) -> None:
+    """Warn if all of the tensors are left alone, and say why."""
+    if specs and len(alone) == len(specs):
+        warnings.warn(
+            f"{who} compresses none of the {len(specs)} tensors: {why}; all travel as they are.",
+            stacklevel=4,  # who called the ``init`` that called the ``check`` that called this
+        )
+
+
+def no_use(compressor: Compressor[Any, Any]) -> str:
+    """Why a compressor leaves all tensors alone."""
+    return f"they are vectors, or too small for {compressor!r} to save anything"
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, as_one, mean_of_messages
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, left_alone, mean_of_messages, no_use, warn_of_none
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import Comm, all_gather, all_gather_varying, place, replicated
 from thriftgrad.core import Compressor, Key, TensorSpec, check_takes_tensors
@@ -42,6 +42,12 @@ class AllGather(Aggregator[Any]):
         check_takes_tensors(self.compressor, "AllGather")
         if self.mean not in ("workers", "senders"):
             raise ValueError(f'AllGather: mean must be "workers" or "senders", got {self.mean!r}.')
+
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        return left_alone(self.compressor, specs)
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        warn_of_none(repr(self), specs, self.uncompressed(specs), no_use(self.compressor))
 
     def init_tensor(self, spec: TensorSpec) -> Any:
         return self.compressor.init(spec)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.aggregate.aggregator import Aggregator, left_alone, no_use, warn_of_none
 from thriftgrad.comm import Comm, all_reduce, place
 from thriftgrad.core import (
     Compressor,
@@ -21,6 +21,7 @@ from thriftgrad.core import (
     TensorSpec,
     check_compressor,
 )
+from thriftgrad.core.feedback import LARGE
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,11 +40,18 @@ class AllReduce(Aggregator[Any]):
         compressor: Compressor[Any, Any] = self.compressor
         check_compressor(compressor, "AllReduce")
         if not isinstance(compressor, LinearCompressor):
+            shards = not compressor.leaves_alone(TensorSpec((LARGE,)))  # which are flat
+            instead = f" or ScatterReduce({compressor!r}, {compressor!r})" if shards else ""
             raise TypeError(
                 f"AllReduce needs a linear compressor, and {compressor!r} is not: the sum of two of its carriers does "
-                f"not decompress to the sum of the tensors. Use AllGather({compressor!r}) or "
-                f"ScatterReduce({compressor!r}, {compressor!r})."
+                f"not decompress to the sum of the tensors. Use AllGather({compressor!r}){instead}."
             )
+
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        return left_alone(self.compressor, specs)
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        warn_of_none(repr(self), specs, self.uncompressed(specs), no_use(self.compressor))
 
     def init_tensor(self, spec: TensorSpec) -> Any:
         return self.compressor.init(spec)

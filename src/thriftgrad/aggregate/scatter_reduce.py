@@ -22,6 +22,7 @@ from thriftgrad.comm import (
     replicated,
 )
 from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_takes_tensors
+from thriftgrad.core.feedback import LARGE
 
 
 class Shards(NamedTuple):
@@ -39,7 +40,8 @@ class ScatterReduce(Aggregator[Shards]):
     element or be empty). Bytes per worker stay at two payloads whatever the number of workers. With
     ``ErrorFeedback(Sign())`` both ways this is the exchange of 1-bit Adam (Tang et al., 2021, arXiv:2102.02888).
 
-    Raises ``ValueError`` for a ``down`` whose scales workers share, or a memory beside ``per_tensor=False``.
+    Raises ``ValueError`` for a ``down`` whose scales workers share, a memory beside ``per_tensor=False``, or a
+    compressor of matrices, which shards are not.
     """
 
     up: Compressor[Any, Any]
@@ -49,6 +51,12 @@ class ScatterReduce(Aggregator[Shards]):
         check_takes_tensors(self.up, "ScatterReduce (up)")
         check_takes_tensors(self.down, "ScatterReduce (down)")
         check_memories("ScatterReduce", self.up, self.down)
+        for name, way in (("up", self.up), ("down", self.down)):
+            if way.leaves_alone(TensorSpec((LARGE,))):
+                raise ValueError(
+                    f"ScatterReduce ({name}): {way!r} compresses matrices, and shards are flat, so they would travel "
+                    "as they are; use AllGather or ParameterServer."
+                )
         if self.down.shares_scale:
             raise ValueError(
                 f"ScatterReduce (down): {self.down!r} shares its scales among workers, who each hold another shard; "

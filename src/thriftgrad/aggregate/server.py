@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages
+from thriftgrad.aggregate.aggregator import (
+    Aggregator,
+    as_one,
+    check_memories,
+    left_alone,
+    mean_of_messages,
+    no_use,
+    warn_of_none,
+)
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import Comm, broadcast, broadcast_varying, gather, gather_varying, place, replicated
 from thriftgrad.core import Compressor, Key, Payload, TensorSpec, check_takes_tensors
@@ -47,6 +55,14 @@ class ParameterServer(Aggregator[TwoWay]):
                 f"ParameterServer (down): {self.down!r} shares its scales among workers, and the server is alone; "
                 "use shared_scale=False."
             )
+
+    def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+        """Those that travel up as they are."""
+        return left_alone(self.up, specs)
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        for name, way in (("up", self.up), ("down", self.down)):
+            warn_of_none(f"ParameterServer ({name})", specs, left_alone(way, specs), no_use(way))
 
     def init_tensor(self, spec: TensorSpec) -> TwoWay:
         return TwoWay(self.up.init(spec), self.down.init(spec))

@@ -63,6 +63,9 @@ class Factored(Compressor[None, tuple[()]]):
         product = factors[: n * r].view(n, r) @ factors[n * r :].view(r, m)
         return product.to(spec.dtype).view(spec.shape)
 
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        return not self._factors(spec)
+
     def _factors(self, spec: TensorSpec) -> bool:
         """Whether r (n + m) < n m; that has r < min(n, m)."""
         return len(spec.shape) >= 2 and self.rank * sum(matrix_shape(spec)) < spec.numel

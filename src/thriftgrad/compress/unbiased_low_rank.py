@@ -77,6 +77,9 @@ class UnbiasedLowRank(LinearCompressor[None, Seed]):
         normal = kernels.normal(m * self.rank, int(seed) & (1 << 63) - 1).view(1, m, self.rank)
         return orthonormal(normal)[0].to(spec.device, wide(spec.dtype))
 
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        return not self._projects(spec)
+
     def _projects(self, spec: TensorSpec) -> bool:
         return len(spec.shape) >= 2 and matrix_shape(spec)[1] > self.rank
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from thriftgrad.core.compressor import Compressor, LinearCompressor
+from thriftgrad.core.feedback import LARGE
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
 from thriftgrad.core.spec import TensorSpec
@@ -28,7 +29,7 @@ class Chain(Compressor[Pair, Pair]):
     (Basu et al., Qsparse-local-SGD, 2019, arXiv:1906.02367, Lemmas 1 to 3). A lossless b leaves a's claims alone.
 
     Raises ``TypeError`` where b is lossy and a's carrier holds symbols, ``ValueError`` where one has a memory
-    and the other is lossy.
+    and the other is lossy, or where b needs matrices, which carriers are not.
     """
 
     first: Compressor[Any, Any]
@@ -52,6 +53,11 @@ class Chain(Compressor[Pair, Pair]):
             raise TypeError(
                 f"{self!r}: {first!r} carries integer symbols, which the lossy {second!r} cannot compress; "
                 "swap the two or use a lossless coder second."
+            )
+        if not first.lossless and second.leaves_alone(TensorSpec((LARGE,))):
+            raise ValueError(
+                f"{self!r}: {second!r} compresses matrices, and the carrier of {first!r} is flat, so it would travel "
+                "as it is; put the compressor of matrices first."
             )
 
     def __repr__(self) -> str:
@@ -112,6 +118,12 @@ class Chain(Compressor[Pair, Pair]):
         if not self.second.due(state[1]):
             return first, None
         return first, ask(self.second, self.first.compress(x, state[0], key)[0].carrier, 1)
+
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        """Whether the first stage does, or leaves it to a second one that does; what stands behind may still act."""
+        if self.first.leaves_alone(spec):
+            return True
+        return self.first.lossless and self.second.leaves_alone(self.first.layout(spec).carrier)
 
     @property
     def shares_scale(self) -> bool:

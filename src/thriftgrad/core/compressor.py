@@ -93,6 +93,10 @@ class Compressor(Expression, ABC, Generic[State, Side]):
         """The state that follows from what was agreed: the same levels on every worker, bit for bit."""
         return state
 
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        """Whether such a tensor travels as it is, because this compressor has no use for its shape."""
+        return False
+
     @property
     def per_tensor(self) -> bool:
         """Whether aggregators give it each tensor by itself, and not all tensors of a call as one vector."""

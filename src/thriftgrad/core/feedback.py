@@ -109,6 +109,9 @@ class WithMemory(Compressor[Any, Any]):
     def adapt(self, state: Any, peaks: Any, counts: Any) -> Any:
         return state._replace(inner=self.compressor.adapt(state.inner, peaks, counts))
 
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        return self.compressor.leaves_alone(spec)
+
     @property
     def shares_scale(self) -> bool:
         return self.compressor.shares_scale

@@ -71,6 +71,9 @@ class Shrink(Compressor[Any, Any]):
     def adapt(self, state: Any, peaks: Any, counts: Any) -> Any:
         return self.compressor.adapt(state, peaks, counts)
 
+    def leaves_alone(self, spec: TensorSpec) -> bool:
+        return self.compressor.leaves_alone(spec)
+
     @property
     def shares_scale(self) -> bool:
         return self.compressor.shares_scale
