@@ -323,3 +323,10 @@ def test_short_tensors_travel_as_they_are() -> None:
 def test_refuses(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         GradiVeQ(**arguments)
+
+
+@pytest.mark.parametrize("name", ["slice_elements", "components", "uncompressed_steps", "compressed_steps"])
+@pytest.mark.parametrize("value", [2.5, 4.0, True, "8"])
+def test_refuses_what_is_no_integer(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(f'GradiVeQ: {name} must be an integer, got {value!r}.')}$"):
+        GradiVeQ(**{name: value})

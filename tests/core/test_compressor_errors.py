@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thriftgrad import QSGD, Cast, RandomK, Sign, TopK, recipes
+from thriftgrad import QSGD, Atomo, Cast, ChunkedTopK, RandomBlock, RandomK, Sign, SignTopK, TopK, recipes
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,10 @@ from thriftgrad import QSGD, Cast, RandomK, Sign, TopK, recipes
 def test_refused(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+@pytest.mark.parametrize("make", [TopK, RandomK, RandomBlock, SignTopK, Atomo, ChunkedTopK])
+@pytest.mark.parametrize("k", [1.5, 2.0, True, "3"])
+def test_a_number_of_coordinates_is_an_integer(make: Callable[..., Any], k: Any) -> None:
+    with pytest.raises(TypeError, match=rf": k must be an integer, got {re.escape(repr(k))}\.$"):
+        make(k=k)

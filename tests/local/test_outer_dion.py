@@ -247,6 +247,7 @@ def test_where_momentum_sits(outer: OuterDion, told: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "sentence"),
     [
+        ({"rank": 2.0}, TypeError, "OuterDion: rank must be an integer, got 2.0."),
         ({"rank": 0}, ValueError, "OuterDion: rank must be at least 1, got 0."),
         ({"learning_rate": 0.0}, ValueError, "OuterDion: learning_rate must be positive, got 0.0."),
         ({"momentum": 1.0}, ValueError, "OuterDion: momentum must lie in [0, 1), got 1.0."),

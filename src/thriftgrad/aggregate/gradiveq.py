@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from thriftgrad import kernels
-from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.aggregate.aggregator import Aggregator, warn_of_none
 from thriftgrad.aggregate.all_reduce import all_reduce_list
 from thriftgrad.aggregate.drift import settled
 from thriftgrad.comm import Comm, place, replicated
+from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Key, TensorSpec, wide
 from thriftgrad.core.matrices import orthonormal
 
@@ -53,7 +53,8 @@ class GradiVeQ(Aggregator[Sliced]):
     and learns its factors anew at every step; here one side alone is compressed, the subspace is up to
     ``compressed_steps`` steps old, and learning it takes bursts of whole gradients and a K x K eigenproblem a tensor.
 
-    Raises ``ValueError`` for a number below 1, or more components than elements.
+    Raises ``TypeError`` for a number that is no integer, ``ValueError`` for one below 1, or more components
+    than elements.
     Yu et al., GradiVeQ, NeurIPS 2018, arXiv:1811.03617. Not verified against the paper: the defaults of slice size,
     components and phases, whether slices are centred (here they are not), and where exactly the residual is fed back.
 
@@ -69,7 +70,8 @@ class GradiVeQ(Aggregator[Sliced]):
 
     def __post_init__(self) -> None:
         for name in ("slice_elements", "components", "uncompressed_steps", "compressed_steps"):
-            if not getattr(self, name) >= 1:
+            check_integer("GradiVeQ", name, getattr(self, name))
+            if getattr(self, name) < 1:
                 raise ValueError(f"GradiVeQ: {name} must be at least 1, got {getattr(self, name)}.")
         if self.components > self.slice_elements:
             raise ValueError(
@@ -85,12 +87,8 @@ class GradiVeQ(Aggregator[Sliced]):
         return tuple(spec.name for spec in specs if not self.compresses(spec))
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
-        if specs and not any(self.compresses(spec) for spec in specs):
-            warnings.warn(
-                f"{self!r} compresses none of the {len(specs)} tensors: each fits into one slice of "
-                f"{self.slice_elements} elements; all travel as they are.",
-                stacklevel=3,
-            )
+        why = f"each fits into one slice of {self.slice_elements} elements"
+        warn_of_none(repr(self), specs, self.uncompressed(specs), why)
 
     def init_tensor(self, spec: TensorSpec) -> Sliced:
         remembers = self.memory and self.compresses(spec)

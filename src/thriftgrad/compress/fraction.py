@@ -11,13 +11,15 @@ from thriftgrad.core.matrices import matrix_shape
 
 
 def check(name: str, fraction: float | None, k: int | None) -> None:
-    """``ValueError`` unless exactly one is given and it makes sense."""
+    """``ValueError`` unless exactly one is given and it makes sense, ``TypeError`` for a k that is no integer."""
     if (fraction is None) == (k is None):
         raise ValueError(f"{name}: give either fraction or k, got fraction={fraction} and k={k}.")
     if fraction is not None and not 0 < fraction <= 1:
         raise ValueError(f"{name}: fraction must lie in (0, 1], got {fraction}.")
-    if k is not None and k < 1:
-        raise ValueError(f"{name}: k must be at least 1, got {k}.")
+    if k is not None:
+        check_integer(name, "k", k)
+        if k < 1:
+            raise ValueError(f"{name}: k must be at least 1, got {k}.")
 
 
 def kept(n: int, fraction: float | None, k: int | None) -> int:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from thriftgrad import kernels
+from thriftgrad.compress.fraction import check_rank
 from thriftgrad.core import Key, TensorSpec
 from thriftgrad.core.matrices import matrix_shape, orthonormal
 from thriftgrad.local.outer import Outer, OuterSGD, check_momentum, check_rate
 
 
-class Factored(NamedTuple):
+class DionState(NamedTuple):
     """State of one matrix."""
 
     momentum: Tensor  # [n, m], in gradient units
@@ -23,7 +24,7 @@ class Factored(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class OuterDion(Outer[Factored | Tensor]):
+class OuterDion(Outer[DionState | Tensor]):
     r"""x' = x - lr eta sqrt(n / m) P Q'^T, where P Q'^T has the leading r singular directions, all made about equal.
 
     For a tensor seen as a matrix of n rows and m columns, with the mean drift D and eta the inner learning rate:
@@ -39,7 +40,7 @@ class OuterDion(Outer[Factored | Tensor]):
     (and embeddings, which here are matrices like others) to another optimiser, AdamW or Lion.
 
     Raises ``ValueError`` for a rank below 1, a learning rate that is not positive or momentum outside [0, 1),
-    ``TypeError`` for ``vectors`` that are no ``OuterSGD``.
+    ``TypeError`` for a rank that is no integer or ``vectors`` that are no ``OuterSGD``.
     Ahn et al., Dion, 2025, arXiv:2504.05295. Differs: on drifts of any H, without weight decay, whole on every worker
     where the paper shards it.
 
@@ -55,8 +56,7 @@ class OuterDion(Outer[Factored | Tensor]):
     reads_learning_rate = True
 
     def __post_init__(self) -> None:
-        if not self.rank >= 1:
-            raise ValueError(f"OuterDion: rank must be at least 1, got {self.rank}.")
+        check_rank("OuterDion", self.rank)
         check_rate("OuterDion", self.learning_rate)
         check_momentum("OuterDion", self.momentum)
         if not isinstance(self.vectors, OuterSGD):
@@ -66,17 +66,17 @@ class OuterDion(Outer[Factored | Tensor]):
     def momentum_described(self) -> str:
         return f"{self.momentum} orthonormal (vectors: {self.vectors.momentum_described or 'none'})"
 
-    def init(self, spec: TensorSpec) -> Factored | Tensor:
+    def init(self, spec: TensorSpec) -> DionState | Tensor:
         if len(spec.shape) < 2:
             return self.vectors.init(spec)
         n, m = matrix_shape(spec)
         columns = min(self.rank, n, m)
         seed = Key(0).fold("OuterDion", spec.name).seed
-        return Factored(spec.zeros(), kernels.normal(m * columns, seed, spec.device).view(m, columns))
+        return DionState(spec.zeros(), kernels.normal(m * columns, seed, spec.device).view(m, columns))
 
     def step(
-        self, anchor: Tensor, drift: Tensor, state: Factored | Tensor, learning_rate: float
-    ) -> tuple[Tensor, Factored | Tensor]:
+        self, anchor: Tensor, drift: Tensor, state: DionState | Tensor, learning_rate: float
+    ) -> tuple[Tensor, DionState | Tensor]:
         if isinstance(state, Tensor):
             return self.vectors.step(anchor, drift, state, learning_rate)
         n, m = matrix_shape(TensorSpec.of(anchor))
@@ -91,5 +91,5 @@ class OuterDion(Outer[Factored | Tensor]):
         momentum = torch.addmm(owed, p, r.mT, alpha=self.momentum - 1)
         return (
             anchor - self.learning_rate * learning_rate * move.reshape(anchor.shape),
-            Factored(momentum.reshape(anchor.shape), factor),
+            DionState(momentum.reshape(anchor.shape), factor),
         )
