@@ -95,6 +95,26 @@ def test_an_aggregators_bytes_are_the_ledgers(text, workers):
     assert fact(shown, "link bytes a worker and step") == f"{human_bytes(up)} up, {human_bytes(down)} down"
 
 
+@pytest.mark.parametrize(
+    ("text", "first", "later"),
+    [
+        # Of 4 workers' 10,000 elements, 6/4 of 4 bytes each; then 32 numbers for each of 40 slices of 256.
+        ("AllReduce(Identity())", None, "1 AllReduce"),
+        ("PowerSGD(rank=2)", None, "2 AllReduce"),
+        ("GradiVeQ()", "1 AllReduce, 1 AllGather, 60.0 kB up", "1 AllReduce"),
+        ("PowerSGD(rank=2, start_after=1, alternating=True)", "1 AllReduce, 60.0 kB up", "1 AllReduce"),
+        ("PowerSGD(rank=2, start_after=1)", "1 AllReduce, 60.0 kB up", "2 AllReduce"),
+    ],
+)
+def test_a_first_step_that_is_another_is_told(text, first, later):
+    shown = told(explain(text, 10_000, 4))
+    assert fact(shown, "collectives a step") == later
+    if first is None:
+        assert "the first step  " not in shown
+    else:
+        assert fact(shown, "the first step") == first
+
+
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_a_recipe_tells_its_own_story_its_paper_and_where_momentum_sits(name):
     method = parse(name)

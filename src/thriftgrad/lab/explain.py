@@ -17,7 +17,6 @@ from rich.text import Text
 
 from thriftgrad import vocabulary, wire
 from thriftgrad.aggregate import Aggregator
-from thriftgrad.comm import Ledger
 from thriftgrad.core import Compressor, Key, LinearCompressor
 from thriftgrad.core.compressor import Expression
 from thriftgrad.lab import explain_local
@@ -200,10 +199,11 @@ def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple
     """What one exchange of a matrix of this size moves, counted in a simulation."""
     spec = explain_local.spec_of(size)
     first, ledger = explain_local.exchanged(aggregator, spec, workers)
+    begun, going = ((_listed(book.requests), f"{human_bytes(book.up_bytes)} up") for book in (first, ledger))
     facts = [
         ("tensor", f"float32, Gaussian, {spec.shape[0]:,} x {spec.shape[1]:,}; {workers} workers"),
+        *([("the first step", ", ".join(begun))] if begun != going else []),
         ("collectives a step", _listed(ledger.requests)),
-        *([("at the first step, which fits levels", _listed(first.requests))] if _fits(first, ledger) else []),
         ("link bytes a worker and step", f"{human_bytes(ledger.up_bytes)} up, {human_bytes(ledger.down_bytes)} down"),
     ]
     if ledger.up_bytes:
@@ -222,8 +222,3 @@ def _traffic(aggregator: Aggregator[Any], size: int, workers: int) -> list[tuple
 
 def _listed(requests: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in requests.items())
-
-
-def _fits(first: Ledger, later: Ledger) -> bool:
-    """Whether the first exchange asked for an all-reduce more: for the sum of everybody's counts."""
-    return first.requests["AllReduce"] > later.requests["AllReduce"]

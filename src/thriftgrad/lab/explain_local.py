@@ -213,7 +213,7 @@ def synced(method: LocalMethod, size: int, workers: int) -> Sync:
 
 
 def exchanged(aggregator: Aggregator[Any], spec: TensorSpec, workers: int) -> tuple[Ledger, Ledger]:
-    """The books of a first exchange, which may fit levels, and of the second, which is like those that follow."""
+    """The books of a first exchange, which may be unlike all others, and of the second, like those that follow."""
     first, later = Ledger(), Ledger()
     states = [aggregator.init([spec]) for _ in range(workers)]
     tensors = [[gaussian(spec, rank)] for rank in range(workers)]
