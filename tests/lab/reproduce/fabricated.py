@@ -3,6 +3,7 @@
 import json
 
 from lab.fabricate import configuration, evaluation, method, start, write
+from thriftgrad.lab.reproduce.reproduction import as_json
 
 
 def rows(folder, name, found):
@@ -44,3 +45,15 @@ def study(folder, name, qualities, diverged=(), **changes):
             runs[label, seed] = [start(label, seed), evaluation(0, 0.1), *middle, *last, end]
     settings = configuration([method(label) for label in labels], seeds=seeds, **changes)
     write(folder / "studies" / name, settings, runs)
+
+
+def check_whole(result, claims):
+    """Every claim, at least so many, is one of its own with whole sentences and something judged."""
+    for answer in result.answers:
+        assert answer.finding.ours.endswith(".")
+        assert answer.finding.why.endswith(".")
+        assert answer.claim.paper.endswith(".")
+        assert answer.finding.judged
+    statements = [answer.claim.statement for answer in result.answers]
+    assert len(set(statements)) == len(statements) >= claims
+    assert len(as_json(result)["claims"]) == len(statements)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lab.reproduce.fabricated import rows
+from lab.reproduce.fabricated import check_whole, rows
 from lab.reproduce.test_qsparse import written
 from thriftgrad import parse
 from thriftgrad.aggregate import GradiVeQ, PowerSGD
@@ -16,7 +16,7 @@ from thriftgrad.lab.reproduce.approximation import WHOLE, Approximations
 from thriftgrad.lab.reproduce.page import html, markdown
 from thriftgrad.lab.reproduce.powersgd_methods import gradiveq, power, sgd, with_memory
 from thriftgrad.lab.reproduce.quadratics import Quadratics
-from thriftgrad.lab.reproduce.reproduction import Reproduction, as_json, judge
+from thriftgrad.lab.reproduce.reproduction import Reproduction, judge
 from thriftgrad.lab.runner import TUNING_SEED
 from thriftgrad.tasks import load
 from thriftgrad.train.method import Method
@@ -56,14 +56,7 @@ def test_every_claim_finds_its_evidence(quick, tmp_path):
     reproduction = Reproduction("powersgd", "", quick, claims, work.measurements(quick), work.studies(quick))
     planned(reproduction, tmp_path)
     result = judge(reproduction, tmp_path)
-    for answer in result.answers:
-        assert answer.finding.ours.endswith(".")
-        assert answer.finding.why.endswith(".")
-        assert answer.claim.paper.endswith(".")
-        assert answer.finding.judged
-    statements = [answer.claim.statement for answer in result.answers]
-    assert len(set(statements)) == len(statements) >= 30
-    assert len(as_json(result)["claims"]) == len(statements)
+    check_whole(result, claims=30)
     first = result.answers[0].finding.tables[0]
     assert [name.split(" to ")[0] for name in first.columns[1:3]] == ["steps", "kB up"]
     assert first.columns[5].startswith("steps to SGD's final within")

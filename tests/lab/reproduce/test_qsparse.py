@@ -5,13 +5,13 @@ import random
 import pytest
 
 from lab.fabricate import configuration, evaluation, method, start, write
-from lab.reproduce.fabricated import rows
+from lab.reproduce.fabricated import check_whole, rows
 from thriftgrad import parse
 from thriftgrad.lab.reproduce import qsparse, qsparse_savings, qsparse_work
 from thriftgrad.lab.reproduce.halving import Halving
 from thriftgrad.lab.reproduce.labels import read_label
 from thriftgrad.lab.reproduce.page import html, markdown
-from thriftgrad.lab.reproduce.reproduction import as_json, judge
+from thriftgrad.lab.reproduce.reproduction import judge
 from thriftgrad.lab.runner import TUNING_SEED
 from thriftgrad.tasks import load
 
@@ -64,14 +64,7 @@ def test_every_claim_finds_its_evidence(quick, tmp_path):
     reproduction = qsparse.reproduction(quick)
     planned(reproduction, tmp_path)
     result = judge(reproduction, tmp_path)
-    for answer in result.answers:
-        assert answer.finding.ours.endswith(".")
-        assert answer.finding.why.endswith(".")
-        assert answer.claim.paper.endswith(".")
-        assert answer.finding.judged
-    statements = [answer.claim.statement for answer in result.answers]
-    assert len(set(statements)) == len(statements) >= 25
-    assert len(as_json(result)["claims"]) == len(statements)
+    check_whole(result, claims=25)
     pages = html(result) + markdown(result)
     assert '"heat": {' in pages
     assert "Forbidden: unscaled with beta" in pages
