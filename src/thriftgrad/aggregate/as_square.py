@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.aggregate.aggregator import Aggregator, warn_of_none
 from thriftgrad.aggregate.power_sgd import LowRank, PowerSGD
 from thriftgrad.comm import Comm
 from thriftgrad.core import Key, TensorSpec, wide
@@ -50,13 +49,10 @@ class AsSquare(Aggregator[LowRank]):
         return () if worth else tuple(spec.name for spec in specs)
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
-        if self.uncompressed(specs):
-            side = _square(specs).shape[0]
-            warnings.warn(
-                f"{self!r} compresses none of the {len(specs)} tensors: their square of {side} x {side} is too small "
-                f"for its rank to save {self.aggregator.min_compression_rate} times; all travel as they are.",
-                stacklevel=3,
-            )
+        if alone := self.uncompressed(specs):
+            side, rate = _square(specs).shape[0], self.aggregator.min_compression_rate
+            why = f"their square of {side} x {side} is too small for its rank to save {rate} times"
+            warn_of_none(repr(self), specs, alone, why)
 
     def init_tensor(self, spec: TensorSpec) -> LowRank:
         kept = self.aggregator.memory != "none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad import kernels
-from thriftgrad.aggregate.aggregator import Aggregator
+from thriftgrad.aggregate.aggregator import Aggregator, warn_of_none
 from thriftgrad.aggregate.drift import settled
 from thriftgrad.aggregate.subspace import Fit, Fits, one_sided, two_sided
 from thriftgrad.comm import Comm, place, replicated
@@ -127,12 +126,8 @@ class PowerSGD(Aggregator[LowRank]):
         return tuple(spec.name for spec in specs if not self.compresses(spec))
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
-        if specs and not any(self.compresses(spec) for spec in specs):
-            warnings.warn(
-                f"{self!r} compresses none of the {len(specs)} tensors: they are vectors, or too small for their rank "
-                f"to save {self.min_compression_rate} times; all travel as they are.",
-                stacklevel=3,
-            )
+        why = f"they are vectors, or too small for their rank to save {self.min_compression_rate} times"
+        warn_of_none(repr(self), specs, self.uncompressed(specs), why)
 
     def init_tensor(self, spec: TensorSpec) -> LowRank:
         if not self.compresses(spec) or self.memory == "none":
