@@ -28,7 +28,7 @@ def threads() -> int:
 
 def set_threads(count: int | None) -> None:
     """Let kernels use so many threads; None: as many as torch. ``ValueError`` for less than one."""
-    global _chosen
+    global _chosen  # noqa: PLW0603  # the one setting there is
     if count is not None and count < 1:
         raise ValueError(f"kernels: threads must be at least 1, got {count}.")
     _chosen = count
@@ -39,7 +39,7 @@ def over_slices(function: Callable[[int, int], object], n: int, unit: int = 1) -
 
     The function must let go of the interpreter's lock, as a numba function with ``nogil`` does.
     """
-    global _pool
+    global _pool  # noqa: PLW0603
     units = -(-n // unit)
     count = max(1, min(threads(), units, n // SMALLEST_SLICE))
     cuts = [min(n, units * i // count * unit) for i in range(count + 1)]
@@ -55,7 +55,7 @@ def over_slices(function: Callable[[int, int], object], n: int, unit: int = 1) -
 
 
 def _forget() -> None:
-    global _pool
+    global _pool  # noqa: PLW0603
     _pool = None
 
 
