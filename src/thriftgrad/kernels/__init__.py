@@ -1,34 +1,58 @@
-"""The inner loops: random words, stochastic rounding, bit packing.
+"""Inner loops with random numbers that no global generator owns.
 
-``reference`` is the definition, in plain torch for any device; a faster backend must equal it bit for bit.
+``reference`` and ``quantised`` define every function in plain torch, for any device. A faster backend, chosen by the
+tensor's device and ``use``, equals them bit for bit.
 """
 
-from thriftgrad.kernels.reference import (
-    hadamard,
-    nearest_level,
-    normal,
-    pack,
-    permutation,
-    philox,
-    random_signs,
-    round_stochastic,
-    round_to_levels,
-    round_to_powers,
-    uniform16,
-    unpack,
-)
+from thriftgrad.kernels import quantised, reference
+from thriftgrad.kernels.dispatch import backend, dispatched, use
+from thriftgrad.kernels.cpu.threads import set_threads, threads
+from thriftgrad.kernels.quantised import Quantised, uniform_levels
+from thriftgrad.kernels.reference import normal
+
+philox = dispatched(reference.philox)
+uniform16 = dispatched(reference.uniform16)
+random_signs = dispatched(reference.random_signs)
+permutation = dispatched(reference.permutation)
+round_stochastic = dispatched(reference.round_stochastic)
+round_to_levels = dispatched(reference.round_to_levels)
+round_to_powers = dispatched(reference.round_to_powers)
+nearest_level = dispatched(reference.nearest_level)
+hadamard = dispatched(reference.hadamard)
+pack = dispatched(reference.pack)
+unpack = dispatched(reference.unpack)
+lane_sums = dispatched(quantised.lane_sums)
+bucket_norms = dispatched(quantised.bucket_norms)
+quantise_uniform = dispatched(quantised.quantise_uniform)
+quantise_levels = dispatched(quantised.quantise_levels)
+quantise_sign = dispatched(quantised.quantise_sign)
+dequantise_add = dispatched(quantised.dequantise_add)
+largest_symbol = dispatched(quantised.largest_symbol)
 
 __all__ = [
+    "Quantised",
+    "backend",
+    "bucket_norms",
+    "dequantise_add",
     "hadamard",
+    "lane_sums",
+    "largest_symbol",
     "nearest_level",
     "normal",
     "pack",
     "permutation",
     "philox",
+    "quantise_levels",
+    "quantise_sign",
+    "quantise_uniform",
     "random_signs",
     "round_stochastic",
     "round_to_levels",
     "round_to_powers",
+    "set_threads",
+    "threads",
     "uniform16",
+    "uniform_levels",
     "unpack",
+    "use",
 ]
