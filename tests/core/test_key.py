@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thriftgrad import Key
-from thriftgrad.core.key import philox
+from thriftgrad.kernels.philox import philox
 
 seeds = st.integers(0, 2**64 - 1)
 ALL = 0xFFFFFFFF

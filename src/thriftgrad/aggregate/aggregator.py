@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thriftgrad import wire
 from thriftgrad.comm import Comm
-from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, wide
+from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, all_finite, wide
 from thriftgrad.core.compressor import Expression
 from thriftgrad.core.tree import leaves
 
@@ -154,16 +154,6 @@ def no_use(compressor: Compressor[Any, Any]) -> str:
     return f"they are vectors, or too small for {compressor!r} to save anything"
 
 
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor holds a NaN or an infinity.
-
-    A sum that is finite says so in one reading; one that is not may have left the type's range on the way.
-    """
-    if not tensors or torch.stack([x.sum().to(torch.float32) for x in tensors]).isfinite().all():
-        return True
-    return bool(torch.stack([x.isfinite().all() for x in tensors]).all())
-
-
 def nans(tensors: Sequence[Tensor]) -> list[Tensor]:
     """NaN in place of every element: what no compressor can hide, however few elements it keeps."""
     return [torch.full_like(x, torch.nan) for x in tensors]
@@ -178,24 +168,24 @@ def mean_of_messages(
     Summed in float32 (float64, for such tensors) in the given order. NaN throughout if it is not finite somewhere, so
     that a next hop cannot lose that on the way.
     """
-    sums: list[Tensor] = []
-    senders: list[Tensor] = []
-    for message in messages:
-        payloads = [_widened(payload) for payload in wire.unpack_all(message, layouts)]
-        values = [compressor.decompress(payload).to(payload.layout.spec.dtype) for payload in payloads]
+    first, *others = [[_widened(payload) for payload in wire.unpack_all(message, layouts)] for message in messages]
+    sums = [compressor.decompress(payload) for payload in first]
+    senders = [(x != 0).to(x.dtype) for x in sums] if over_senders else []
+    for payloads in others:
         if over_senders:
-            senders = _added(senders, [(x != 0).to(x.dtype) for x in values])
-        sums = _added(sums, values)
+            values = [compressor.decompress(payload) for payload in payloads]
+            for total, number, value in zip(sums, senders, values, strict=True):
+                total += value
+                number += value != 0
+        else:
+            for total, payload in zip(sums, payloads, strict=True):
+                compressor.add_to(total, payload)
     if over_senders:
         means = [x / n.clamp_min(1) for x, n in zip(sums, senders, strict=True)]
     else:
-        means = [x / len(messages) for x in sums]
+        means = [x.div_(len(messages)) for x in sums]
     means = [x.to(layout.spec.dtype) for x, layout in zip(means, layouts, strict=True)]
     return means if all_finite(means) else nans(means)
-
-
-def _added(sums: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-    return [a.add_(b) for a, b in zip(sums, values, strict=True)] if sums else values
 
 
 def _widened(payload: Payload[Any]) -> Payload[Any]:

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator, TensorState, all_finite, nans
+from thriftgrad.aggregate.aggregator import Aggregator, TensorState, nans
 from thriftgrad.aggregate.trial import local_errors, owed, payload_bytes
 from thriftgrad.comm import Comm, all_reduce, place, replicated
 from thriftgrad.compress.buckets import check_integer
-from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core import Key, TensorSpec, all_finite
 from thriftgrad.theory.knapsack import allocate
 
 log = logging.getLogger("thriftgrad")

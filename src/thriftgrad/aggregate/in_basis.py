@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator, all_finite, nans
+from thriftgrad.aggregate.aggregator import Aggregator, nans
 from thriftgrad.comm import Comm, replicated
-from thriftgrad.core import Key, LinearCompressor, TensorSpec
+from thriftgrad.core import Key, LinearCompressor, TensorSpec, all_finite
 from thriftgrad.core.feedback import LARGE
 from thriftgrad.core.tree import leaves
 
@@ -77,7 +77,7 @@ class InBasis(Aggregator[Any]):
 
         def estimates() -> list[Tensor]:
             return [
-                self.basis.decompress(replace(payload, carrier=mean))
+                self.basis.decompress(replace(payload, held=mean, stream=None))
                 for payload, mean in zip(payloads, means, strict=True)
             ]
 

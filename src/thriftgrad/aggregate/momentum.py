@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator, all_finite, nans
+from thriftgrad.aggregate.aggregator import Aggregator, nans
 from thriftgrad.comm import Comm
-from thriftgrad.core import Key, TensorSpec, wide
+from thriftgrad.core import Key, TensorSpec, all_finite, wide
 
 
 class Momentum(NamedTuple):

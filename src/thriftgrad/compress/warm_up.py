@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -91,13 +91,13 @@ class WarmUp(Compressor[Stages, Any]):
         payload, inner = self.stages[at].compress(x, state.inner[at], key)
         layout = self.layout(TensorSpec.of(x), self.shared(state))
         after = Stages(state.step + 1, self._with_inner(state, inner))
-        return Payload(payload.carrier, payload.side, layout), after
+        return replace(payload, layout=layout), after
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
         book, shared = payload.layout.shared
         stage: Compressor[Any, Any] = self.stages[book.version - 1]
         layout = stage.layout(payload.layout.spec, shared)
-        return stage.decompress(Payload(payload.carrier, payload.side, layout))
+        return stage.decompress(replace(payload, layout=layout))
 
     def due(self, state: Stages) -> bool:
         at = self._at(state)

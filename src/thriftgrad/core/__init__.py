@@ -10,6 +10,7 @@ from thriftgrad.core.compressor import (
     floats,
 )
 from thriftgrad.core.feedback import ErrorFeedback, memories, without_memories
+from thriftgrad.core.finite import all_finite
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Codebook, Layout, Payload, PayloadError
 from thriftgrad.core.shrink import Shrink
@@ -28,6 +29,7 @@ __all__ = [
     "PayloadError",
     "Shrink",
     "TensorSpec",
+    "all_finite",
     "check_compressor",
     "check_takes_tensors",
     "floating",

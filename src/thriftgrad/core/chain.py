@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -82,16 +82,21 @@ class Chain(Compressor[Pair, Pair]):
     def compress_carrier(self, carrier: Tensor, spec: TensorSpec, state: Pair, key: Key) -> tuple[Payload[Pair], Pair]:
         a, first = self.first.compress_carrier(carrier, spec, state[0], key)
         b, second = self.second.compress_carrier(a.carrier, a.layout.carrier, state[1], key)
-        return Payload(b.carrier, (a.side, b.side), self.layout(spec, self.shared(state))), (first, second)
+        return replace(b, side=(a.side, b.side), layout=self.layout(spec, self.shared(state))), (first, second)
 
     def decompress(self, payload: Payload[Pair]) -> Tensor:
+        return self.first.decompress(self._first(payload))
+
+    def add_to(self, total: Tensor, payload: Payload[Pair]) -> None:
+        self.first.add_to(total, self._first(payload))
+
+    def _first(self, payload: Payload[Pair]) -> Payload[Any]:
+        """What the first stage made, as the second one gives it back."""
         shared_a, shared_b = payload.layout.shared or (None, None)
         layout = self.first.layout(payload.layout.spec, shared_a)
         side_a, side_b = payload.side
-        second = self.second.layout(layout.carrier, shared_b)
-        return self.first.decompress(
-            Payload(self.second.decompress(Payload(payload.carrier, side_b, second)), side_a, layout)
-        )
+        second = replace(payload, side=side_b, layout=self.second.layout(layout.carrier, shared_b))
+        return Payload(self.second.decompress(second), side_a, layout)
 
     def shared(self, state: Pair) -> Any:
         return _pair(self.first.shared(state[0]), self.second.shared(state[1]))

@@ -67,6 +67,21 @@ class Compressor(Expression, ABC, Generic[State, Side]):
     def decompress(self, payload: Payload[Side]) -> Tensor:
         """The estimate C(x), in the shape and type of x."""
 
+    def split(
+        self, x: Tensor, memory: Tensor, decay: float, state: State, key: Key
+    ) -> tuple[Payload[Side], Tensor, State]:
+        """Compress x + decay * memory; the payload, what it leaves out (new, of memory's type), and the next state.
+
+        A kernel that does this at one go makes it faster, and changes no bit of it.
+        """
+        owed = x.to(memory.dtype) + decay * memory
+        payload, after = self.compress(owed, state, key)
+        return payload, owed - self.decompress(payload), after
+
+    def add_to(self, total: Tensor, payload: Payload[Side]) -> None:
+        """``total += decompress(payload)``, in place; total: of the tensor's shape, contiguous."""
+        total.add_(self.decompress(payload))
+
     def compress_carrier(
         self, carrier: Tensor, spec: TensorSpec, state: State, key: Key
     ) -> tuple[Payload[Side], State]:

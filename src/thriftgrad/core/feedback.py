@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.core.compressor import Compressor, LinearCompressor, check_compressor, floating
+from thriftgrad.core.finite import all_finite
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload
 from thriftgrad.core.spec import TensorSpec, wide
@@ -77,19 +78,29 @@ class WithMemory(Compressor[Any, Any]):
         return Layout(spec, inner.carrier, inner.side, repr(self), inner.shared)
 
     def compress(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
-        owed = self._owed(x, state)
-        payload, inner = self.compressor.compress(owed.memory, state.inner, key)
-        after = self.paid(owed, self.compressor.decompress(payload))._replace(inner=inner)
-        if not after.memory.isfinite().all():  # nor was x, or C of it
+        payload, after = self.settled(floating(x, self).view(x.shape), state, key)
+        if not all_finite([after.memory]):  # nor was x, or C of it
             # NaN throughout, so that a sparse compressor cannot fail to show it.
-            nan, after = torch.full_like(owed.memory, torch.nan), state
+            nan, after = torch.full_like(state.memory, torch.nan), state
             payload, _ = self.compressor.compress(nan, state.inner, key)
-        return Payload(payload.carrier, payload.side, self.layout(TensorSpec.of(x), self.shared(state))), after
+        return replace(payload, layout=self.layout(TensorSpec.of(x), self.shared(state))), after
+
+    def settled(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
+        """What C sends of x and of what is owed, and the state after that."""
+        owed = self.owed(x.to(state.memory.dtype), state)
+        payload, inner = self.compressor.compress(owed.memory, state.inner, key)
+        return payload, self.paid(owed, self.compressor.decompress(payload))._replace(inner=inner)
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
-        spec = payload.layout.spec
-        layout = self.compressor.layout(_widened(spec), payload.layout.shared)
-        return self.compressor.decompress(Payload(payload.carrier, payload.side, layout)).to(spec.dtype)
+        return self.compressor.decompress(self._inner(payload)).to(payload.layout.spec.dtype)
+
+    def add_to(self, total: Tensor, payload: Payload[Any]) -> None:
+        self.compressor.add_to(total, self._inner(payload))
+
+    def _inner(self, payload: Payload[Any]) -> Payload[Any]:
+        """As C made it, of a tensor of the memory's type."""
+        layout = self.compressor.layout(_widened(payload.layout.spec), payload.layout.shared)
+        return replace(payload, layout=layout)
 
     def _owed(self, x: Tensor, state: Any) -> Any:
         return self.owed(floating(x, self).view(x.shape).to(state.memory.dtype), state)
@@ -150,6 +161,10 @@ class ErrorFeedback(WithMemory):
 
     def owed(self, x: Tensor, state: Memory) -> Memory:
         return state._replace(memory=x + self.decay * state.memory)
+
+    def settled(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory]:
+        payload, rest, inner = self.compressor.split(x, state.memory, self.decay, state.inner, key)
+        return payload, Memory(rest, inner)
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from thriftgrad.core.spec import TensorSpec
 from thriftgrad.core.tree import leaves
+from thriftgrad.kernels import pack, unpack
 
 Side = TypeVar("Side")
 
@@ -61,18 +62,36 @@ class Layout:
 class Payload(Generic[Side]):
     """One compressed tensor: the ``carrier`` a later stage may compress further, and the ``side`` information.
 
-    ``side`` is a tuple of tensors, all of which travel: decompress sees the payload and nothing else.
+    ``side`` is a tuple of tensors, all of which travel: decompress sees the payload and nothing else. A carrier of
+    symbols may be held as the ``stream`` of bytes in which it travels, as fast kernels write and read it.
     """
 
-    carrier: Tensor
+    held: Tensor | None  # the carrier; None where there is a stream
     side: Side
     layout: Layout
+    stream: Tensor | None = None  # uint8
+
+    @property
+    def carrier(self) -> Tensor:
+        """The carrier: of symbols, one to an element."""
+        if self.held is not None:
+            return self.held
+        assert self.stream is not None
+        assert self.layout.carrier.alphabet is not None
+        symbols = unpack(self.stream, self.layout.carrier.numel, self.layout.carrier.alphabet)
+        return symbols.to(self.layout.carrier.dtype).view(self.layout.carrier.shape)
+
+    @property
+    def packed(self) -> Tensor:
+        """The symbols as they travel, uint8."""
+        assert self.layout.carrier.alphabet is not None
+        return pack(self.carrier, self.layout.carrier.alphabet) if self.stream is None else self.stream
 
     @property
     def nbytes(self) -> int:
         """Bytes on the wire without the header; ``wire.pack`` writes exactly these."""
-        tensors, specs = leaves((self.carrier, self.side)), leaves((self.layout.carrier, self.layout.side))
+        tensors = leaves((self.stream if self.held is None else self.held, self.side))
         return sum(
             spec.prefix_nbytes + tensor.numel() if spec.variable else spec.nbytes
-            for tensor, spec in zip(tensors, specs, strict=True)
+            for tensor, spec in zip(tensors, leaves((self.layout.carrier, self.layout.side)), strict=True)
         )

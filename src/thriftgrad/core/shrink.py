@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -48,11 +48,11 @@ class Shrink(Compressor[Any, Any]):
     def compress(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
         payload, after = self.compressor.compress(x, state, key)
         layout = self.layout(payload.layout.spec, payload.layout.shared)
-        return Payload(payload.carrier, payload.side, layout), after
+        return replace(payload, layout=layout), after
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
         spec = payload.layout.spec
-        inner = Payload(payload.carrier, payload.side, self.compressor.layout(spec, payload.layout.shared))
+        inner = replace(payload, layout=self.compressor.layout(spec, payload.layout.shared))
         full = self.compressor.decompress(inner)
         return (full.to(wide(full.dtype)) * self._factor(spec.numel)).to(full.dtype)
 

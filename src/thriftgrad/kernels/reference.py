@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from thriftgrad.core.key import MASK, MULTIPLIERS, ROUNDS, WEYL
+from thriftgrad.kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL
 
 CHUNK = 64
 """Bytes of a packed chunk: within one, symbol i of byte b is element i * 64 + b, so no shuffle is needed to unpack."""

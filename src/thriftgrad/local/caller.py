@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import all_finite
-from thriftgrad.core import Key, PayloadError, memories, without_memories
+from thriftgrad.core import Key, PayloadError, all_finite, memories, without_memories
 from thriftgrad.local.letters import FRESH, Change, Push, Reply, Verdict, read_reply, write_push
 from thriftgrad.local.method import LocalMethod
 from thriftgrad.local.replica import drift, norm

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import all_finite
-from thriftgrad.core import Key, PayloadError
+from thriftgrad.core import Key, PayloadError, all_finite
 from thriftgrad.local.letters import FRESH, Change, Reply, Verdict, changes_nbytes, read_push, write_reply
 from thriftgrad.local.method import LocalMethod
 from thriftgrad.local.terms import Terms, compressed, moved

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator, TensorState
-from thriftgrad.aggregate.aggregator import all_finite
 from thriftgrad.aggregate.all_reduce import all_reduce_list
 from thriftgrad.comm import Comm, broadcast, place
-from thriftgrad.core import Key, TensorSpec
+from thriftgrad.core import Key, TensorSpec, all_finite
 from thriftgrad.core.feedback import memories, without_memories
 from thriftgrad.core.spec import wide
 from thriftgrad.local.method import LocalMethod

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +36,7 @@ def pack(*payloads: Payload[Any]) -> Tensor:
     >>> payload.nbytes, len(pack(payload)) - HEADER_BYTES  # 1000 nibbles and two float32 norms
     (508, 508)
     """
-    pieces = [
-        _to_bytes(tensor, spec).to(payload.carrier.device)  # a seed lives on the CPU
-        for payload in payloads
-        for tensor, spec in zip(
-            leaves((payload.carrier, payload.side)),
-            leaves((payload.layout.carrier, payload.layout.side)),
-            strict=True,
-        )
-    ]
+    pieces = [piece for payload in payloads for piece in _pieces(payload)]
     body = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
     digest = _digest([payload.layout for payload in payloads])
     levels = _levels_version(payload.layout for payload in payloads)
@@ -87,7 +79,13 @@ def unpack_all(message: Tensor | bytes, layouts: Sequence[Layout]) -> list[Paylo
             raise PayloadError(f"payload: a stream of {length} bytes is announced, and it cannot exceed {spec.numel}.")
         return read(length).clone()
 
-    payloads = [Payload(take(layout.carrier), map_leaves(take, layout.side), layout) for layout in layouts]
+    def payload(layout: Layout) -> Payload[Any]:
+        if layout.carrier.alphabet is None or layout.carrier.alphabet > 256:
+            return Payload(take(layout.carrier), map_leaves(take, layout.side), layout)
+        stream = _checked(read(layout.carrier.nbytes), layout.carrier)
+        return Payload(None, map_leaves(take, layout.side), layout, stream)
+
+    payloads = [payload(layout) for layout in layouts]
     if position != len(body):
         raise PayloadError(f"payload: {len(body) - position} bytes are left over; it was extended.")
     return payloads
@@ -155,6 +153,15 @@ def _checksum(body: Tensor) -> int:
     return zlib.crc32(body.cpu().contiguous().numpy().tobytes())
 
 
+def _pieces(payload: Payload[Any]) -> Iterator[Tensor]:
+    """The bytes of the carrier and of each tensor of the side."""
+    layout = payload.layout
+    carrier = _to_bytes(payload.carrier, layout.carrier) if layout.carrier.alphabet is None else payload.packed
+    yield carrier
+    for tensor, spec in zip(leaves(payload.side), leaves(layout.side), strict=True):
+        yield _to_bytes(tensor, spec).to(carrier.device)  # a seed lives on the CPU
+
+
 def _to_bytes(tensor: Tensor, spec: TensorSpec) -> Tensor:
     if spec.variable:
         length = torch.tensor([*tensor.numel().to_bytes(spec.prefix_nbytes, "little")], dtype=torch.uint8)
@@ -168,7 +175,14 @@ def _from_bytes(stream: Tensor, spec: TensorSpec) -> Tensor:
     if spec.alphabet is None:
         # A copy, because a view in another type needs an aligned start.
         return stream.clone().view(spec.dtype).view(spec.shape)
-    symbols = kernels.unpack(stream, spec.numel, spec.alphabet)
-    if symbols.numel() and int(symbols.max()) >= spec.alphabet:
-        raise PayloadError(f"payload: symbol {int(symbols.max())} outside the alphabet of {spec.alphabet}.")
+    symbols = kernels.unpack(_checked(stream, spec), spec.numel, spec.alphabet)
     return symbols.to(spec.dtype).view(spec.shape)
+
+
+def _checked(stream: Tensor, spec: TensorSpec) -> Tensor:
+    """The same bytes; ``PayloadError`` if a symbol among them is none of the alphabet's."""
+    assert spec.alphabet is not None
+    largest = int(kernels.unpack(stream, spec.numel, spec.alphabet).max()) if spec.numel else 0
+    if largest >= spec.alphabet:
+        raise PayloadError(f"payload: symbol {largest} outside the alphabet of {spec.alphabet}.")
+    return stream
