@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil, log2, sqrt
 from typing import Any
 
@@ -338,6 +339,7 @@ def test_many_levels_take_the_bits_they_need(s: int, bits: int) -> None:
 def test_a_symbol_beyond_the_levels_is_refused() -> None:
     compressor = QSGD(levels=200, bucket=None)  # nine bits hold 512 symbols, of which 401 are used
     payload, _ = compressor.compress(X, None, Key(0))
-    payload.carrier[2] = 401
+    symbols = payload.carrier
+    symbols[2] = 401
     with pytest.raises(PayloadError, match="symbol 401 outside the alphabet of 401"):
-        wire.unpack(wire.pack(payload), compressor, TensorSpec.of(X))
+        wire.unpack(wire.pack(replace(payload, held=symbols, stream=None)), compressor, TensorSpec.of(X))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thriftgrad import theory
+from thriftgrad import kernels, theory
 from thriftgrad.compress import buckets, magnitudes
 from thriftgrad.compress.buckets import Norm
 from thriftgrad.compress.quantizer import LevelQuantizer, check_bits
@@ -144,12 +144,12 @@ class AdaptiveQuantizer(LevelQuantizer[AdaptedLevels]):
     def peaks(self, x: Tensor, state: AdaptedLevels, key: Key) -> Tensor | None:
         if self.weight_power == 0:
             return None  # nothing is weighed
-        scale = buckets.norms(buckets.rows(floats(x, self), self.bucket), self.norm)
+        scale = kernels.bucket_norms(buckets.rows(floats(x, self), self.bucket), self.norm)
         return scale.amax().view(1) if scale.numel() else scale.new_zeros(1)
 
     def counts(self, x: Tensor, state: AdaptedLevels, key: Key, peaks: Tensor | None) -> Tensor:
         rows = buckets.rows(floats(x, self), self.bucket)
-        scale = buckets.norms(rows, self.norm)
+        scale = kernels.bucket_norms(rows, self.norm)
         if peaks is None:
             weights = torch.ones_like(scale, dtype=torch.int64)
         elif peaks > 0:

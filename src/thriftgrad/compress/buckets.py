@@ -55,17 +55,6 @@ def rows(flat: Tensor, bucket: int | None) -> Tensor:
     return torch.nn.functional.pad(flat, (0, -flat.numel() % columns)).view(-1, columns)
 
 
-def norms(buckets: Tensor, norm: Norm) -> Tensor:
-    """The norm of each row, float32; NaN where the row holds a NaN or an infinity."""
-    if norm == "linf":
-        lengths = buckets.abs().amax(1) if buckets.numel() else buckets.new_zeros(0)
-    else:
-        # float64, because the square of 1e30 is no float32, and that of 1e-30 is zero.
-        lengths = torch.linalg.vector_norm(buckets, dim=1, dtype=torch.float64)
-        lengths = lengths.clamp_max(torch.finfo(torch.float32).max).to(torch.float32)
-    return torch.where(buckets.isfinite().all(1), lengths, torch.nan)
-
-
 def normalised(buckets: Tensor, scale: Tensor) -> Tensor:
     """The rows over their scales, within [-1, 1]; zero where the scale is zero or NaN."""
     divisor = torch.where(scale > 0, scale, 1.0)  # NaN is not above 0: its bucket becomes NaN on the way back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor
 
 from thriftgrad import kernels, theory
 from thriftgrad.compress import buckets
-from thriftgrad.compress.adaptive import AdaptedLevels, AdaptiveQuantizer, Grid
-from thriftgrad.compress.buckets import Scales
-from thriftgrad.core import Key, Payload, TensorSpec, floats
+from thriftgrad.compress.adaptive import AdaptiveQuantizer, Grid
 from thriftgrad.theory.distributions import Distribution
 
 
@@ -44,21 +43,26 @@ class Lloyd(AdaptiveQuantizer):
         middles = (levels[1:] + levels[:-1]) / 2
         return np.asarray(distribution.m0(np.append(-1.0, middles), np.append(middles, 1.0)))
 
-    def compress(self, x: Tensor, state: AdaptedLevels, key: Key) -> tuple[Payload[Scales], AdaptedLevels]:
-        rows = buckets.rows(floats(x, self), self.bucket)
-        shared = self.shared(state)
+    def _quantised(
+        self, x: Tensor, shared: Any, seed: int, memory: Tensor | None = None, decay: float = 1.0
+    ) -> kernels.Quantised:
+        """To the nearest level; each bucket's scale is the one that fits its levels best."""
+        owed = x if memory is None else x + decay * memory
+        rows = buckets.rows(owed, self.bucket)
         levels = self.table(shared).to(rows.device)
-        u = buckets.normalised(rows, buckets.norms(rows, self.norm))
-        symbols = kernels.nearest_level(u, levels)
-        real = buckets.rows(torch.ones(x.numel(), dtype=torch.float64, device=rows.device), self.bucket)
-        q = levels[symbols.to(torch.int64)].to(torch.float64) * real
+        u = buckets.normalised(rows, kernels.bucket_norms(rows, self.norm))
+        symbols = kernels.nearest_level(u.view(-1), levels)
+        stream = kernels.pack(symbols[: len(owed)], len(levels))
+        real = buckets.rows(torch.ones(len(owed), dtype=torch.float64, device=rows.device), self.bucket)
+        q = levels[symbols.view(rows.shape).to(torch.int64)].to(torch.float64) * real
         scale = (rows * q).sum(1) / q.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
         largest = torch.finfo(torch.float32).max  # of huge coordinates, where all levels are small, less than the best
-        scale = scale.clamp(-largest, largest)
-        finite = torch.where(rows.isfinite().all(1), scale, torch.nan).to(torch.float32)
-        return Payload(
-            symbols.reshape(-1)[: x.numel()], Scales(finite), self.layout(TensorSpec.of(x), shared)
-        ), self._next(state)
+        scale = torch.where(rows.isfinite().all(1), scale.clamp(-largest, largest), torch.nan).to(torch.float32)
+        if memory is None:
+            return kernels.Quantised(stream, scale, None)
+        sent = torch.zeros_like(owed)
+        kernels.dequantise_add(stream, scale, levels, rows.shape[1], sent)
+        return kernels.Quantised(stream, scale, owed - sent)
 
     @property
     def unbiased(self) -> bool:

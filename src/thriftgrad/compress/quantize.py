@@ -11,7 +11,7 @@ from torch import Tensor
 from thriftgrad import kernels, theory
 from thriftgrad.compress import buckets
 from thriftgrad.compress.buckets import Norm
-from thriftgrad.compress.quantizer import LevelQuantizer, check_bits, symbol_type
+from thriftgrad.compress.quantizer import LevelQuantizer, check_bits
 from thriftgrad.core import TensorSpec
 
 
@@ -82,15 +82,14 @@ class QSGD(LevelQuantizer[None]):
         steps = torch.arange(self.intervals + 1, dtype=torch.float32)
         return (2 * steps - self.intervals) / self.intervals
 
-    def _rounded(self, u: Tensor, shared: Any, seed: int) -> Tensor:
+    def _quantised(
+        self, x: Tensor, shared: Any, seed: int, memory: Tensor | None = None, decay: float = 1.0
+    ) -> kernels.Quantised:
         """On uniform levels around zero rounding needs no search: the distance from zero, in levels."""
         if not self.include_zero:
-            return super()._rounded(u, shared, seed)
-        s = self.intervals // 2
-        at = u.abs() * s
-        if s > 127:  # here float32 has a last bit of 2**-16, so that what stands on a level may look as if it did not
-            at = torch.where((at - at.round()).abs() <= 2.0**-16, at.round(), at)
-        return (kernels.round_stochastic(at, seed).copysign(u) + s).to(symbol_type(2 * s + 1))
+            return super()._quantised(x, shared, seed, memory, decay)
+        width = buckets.width(x.numel(), self.bucket)
+        return kernels.quantise_uniform(x, self.intervals // 2, width, self.norm, seed, memory, decay)
 
     def variance_bound(self, n: int) -> float:
         d = buckets.width(n, self.bucket)

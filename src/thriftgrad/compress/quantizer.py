@@ -63,26 +63,51 @@ class LevelQuantizer(Compressor[State, Scales]):
         return Layout(spec, symbols, Scales(scales), repr(self), shared)  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: State, key: Key) -> tuple[Payload[Scales], State]:
-        rows = buckets.rows(floats(x, self), self.bucket)
-        scale = buckets.norms(rows, self.norm)
         shared = self.shared(state)
-        seed = key.fold(type(self).__name__).seed
-        symbols = self._rounded(buckets.normalised(rows, scale).reshape(-1), shared, seed)[: x.numel()]
-        return Payload(symbols, Scales(scale), self.layout(TensorSpec.of(x), shared)), self._next(state)
+        quantised = self._quantised(floats(x, self), shared, self._seed(key))
+        return self._payload(quantised, TensorSpec.of(x), shared), self._next(state)
 
-    def _rounded(self, u: Tensor, shared: Any, seed: int) -> Tensor:
-        """The symbols of normalised coordinates."""
-        return kernels.round_to_levels(u, self.table(shared).to(u.device), seed)
+    def split(
+        self, x: Tensor, memory: Tensor, decay: float, state: State, key: Key
+    ) -> tuple[Payload[Scales], Tensor, State]:
+        if memory.dtype != torch.float32:
+            return super().split(x, memory, decay, state, key)
+        shared = self.shared(state)
+        quantised = self._quantised(floats(x, self), shared, self._seed(key), memory.reshape(-1), decay)
+        assert quantised.rest is not None
+        payload = self._payload(quantised, TensorSpec.of(memory), shared)
+        return payload, quantised.rest.view(memory.shape), self._next(state)
+
+    def _quantised(
+        self, x: Tensor, shared: Any, seed: int, memory: Tensor | None = None, decay: float = 1.0
+    ) -> kernels.Quantised:
+        """Of a flat tensor."""
+        table = self.table(shared).to(x.device)
+        width = buckets.width(x.numel(), self.bucket)
+        return kernels.quantise_levels(x, table, width, self.norm, seed, memory, decay)
+
+    def _payload(self, quantised: kernels.Quantised, spec: TensorSpec, shared: Any) -> Payload[Scales]:
+        return Payload(None, Scales(quantised.scale), self.layout(spec, shared), quantised.stream)
+
+    def _seed(self, key: Key) -> int:
+        return key.fold(type(self).__name__).seed
 
     def _next(self, state: State) -> State:
         return state
 
     def decompress(self, payload: Payload[Scales]) -> Tensor:
         spec = payload.layout.spec
-        levels = self.table(payload.layout.shared).to(payload.carrier.device)
-        rows = buckets.rows(levels[payload.carrier.to(torch.int64)], self.bucket)
-        values = (rows * payload.side.scale[:, None]).reshape(-1)[: spec.numel]
-        return values.to(spec.dtype).view(spec.shape)
+        total = torch.zeros(spec.shape, device=payload.side.scale.device)
+        self.add_to(total, payload)
+        return total.to(spec.dtype)
+
+    def add_to(self, total: Tensor, payload: Payload[Scales]) -> None:
+        if total.dtype != torch.float32:
+            total += self.decompress(payload)
+            return
+        table = self.table(payload.layout.shared).to(total.device)
+        width = buckets.width(total.numel(), self.bucket)
+        kernels.dequantise_add(payload.packed, payload.side.scale, table, width, total.view(-1))
 
     @property
     def unbiased(self) -> bool:

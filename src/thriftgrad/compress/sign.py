@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
 
@@ -68,14 +69,41 @@ class Sign(Compressor[None, Magnitudes]):
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Magnitudes], None]:
         flat = floats(x, self)
+        if self._fused:
+            quantised = kernels.quantise_sign(flat, self._width(flat.numel()))
+            return Payload(None, Magnitudes(quantised.scale), self.layout(TensorSpec.of(x)), quantised.stream), None
         bits = (flat >= 0).to(torch.uint8)
         return Payload(bits, Magnitudes(self._scale(flat)), self.layout(TensorSpec.of(x))), None
 
+    def split(
+        self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
+    ) -> tuple[Payload[Magnitudes], Tensor, None]:
+        if not self._fused or memory.dtype != torch.float32:
+            return super().split(x, memory, decay, state, key)
+        flat = floats(x, self)
+        quantised = kernels.quantise_sign(flat, self._width(flat.numel()), memory.reshape(-1), decay)
+        assert quantised.rest is not None
+        layout = self.layout(TensorSpec.of(memory))
+        payload = Payload(None, Magnitudes(quantised.scale), layout, quantised.stream)
+        return payload, quantised.rest.view(memory.shape), None
+
+    @property
+    def _fused(self) -> bool:
+        """Whether a kernel does it at one go."""
+        return self.scaled and self.order == 1
+
     def decompress(self, payload: Payload[Magnitudes]) -> Tensor:
         spec = payload.layout.spec
-        signs = payload.carrier.to(torch.float32) * 2 - 1
-        values = signs * payload.side.scale.repeat_interleave(self._width(spec.numel))[: spec.numel]
-        return values.to(spec.dtype).view(spec.shape)
+        total = torch.zeros(spec.shape, device=payload.side.scale.device)
+        self.add_to(total, payload)
+        return total.to(spec.dtype)
+
+    def add_to(self, total: Tensor, payload: Payload[Magnitudes]) -> None:
+        if total.dtype != torch.float32:
+            total += self.decompress(payload)
+            return
+        signs = torch.tensor([-1.0, 1.0], device=total.device)
+        kernels.dequantise_add(payload.packed, payload.side.scale, signs, self._width(total.numel()), total.view(-1))
 
     def _width(self, n: int) -> int:
         return max(1, n if self.bucket is None else min(self.bucket, n))

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.compress import buckets
 from thriftgrad.compress.buckets import Scales
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, floats
@@ -94,7 +95,7 @@ class SmallFloat(Compressor[None, Scales]):
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Scales], None]:
         rows = buckets.rows(floats(x, self), self.bucket)
-        largest = buckets.norms(rows, "linf")
+        largest = kernels.bucket_norms(rows, "linf")
         numbers = FORMATS[self.format].magnitudes.to(rows.device)
         # float64, in which s is neither zero nor infinite, and exact where c / F is a power of two.
         v = rows.to(torch.float64) * (numbers[-1] / torch.where(largest > 0, largest, 1.0).to(torch.float64))[:, None]

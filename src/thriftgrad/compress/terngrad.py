@@ -75,14 +75,14 @@ class TernGrad(Compressor[AgreedScale, Scales]):
         return self.shared_scale and state.scale is None
 
     def peaks(self, x: Tensor, state: AgreedScale, key: Key) -> Tensor:
-        return buckets.norms(self._clipped(x), "linf")
+        return kernels.bucket_norms(self._clipped(x), "linf")
 
     def adapt(self, state: AgreedScale, peaks: Any, counts: Any) -> AgreedScale:
         return AgreedScale(peaks)
 
     def compress(self, x: Tensor, state: AgreedScale, key: Key) -> tuple[Payload[Scales], AgreedScale]:
         rows = self._clipped(x)
-        scale = buckets.norms(rows, "linf") if state.scale is None else state.scale
+        scale = kernels.bucket_norms(rows, "linf") if state.scale is None else state.scale
         u = buckets.normalised(rows, scale).reshape(-1)[: x.numel()]
         rounded = kernels.round_stochastic(u.abs(), key.fold("TernGrad").seed).copysign(u)
         return Payload((rounded + 1).to(torch.uint8), Scales(scale), self.layout(TensorSpec.of(x))), AgreedScale(None)

@@ -182,7 +182,7 @@ def _from_bytes(stream: Tensor, spec: TensorSpec) -> Tensor:
 def _checked(stream: Tensor, spec: TensorSpec) -> Tensor:
     """The same bytes; ``PayloadError`` if a symbol among them is none of the alphabet's."""
     assert spec.alphabet is not None
-    largest = int(kernels.unpack(stream, spec.numel, spec.alphabet).max()) if spec.numel else 0
+    largest = kernels.largest_symbol(stream, spec.numel, spec.alphabet)
     if largest >= spec.alphabet:
         raise PayloadError(f"payload: symbol {largest} outside the alphabet of {spec.alphabet}.")
     return stream
