@@ -12,29 +12,34 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 PATIENCE_SECONDS = 5.0
+"""How long a rank that is asked to leave may take."""
+
 LAST_LINES = 20
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Runs what follows so that the kernel kills it when the launcher is gone, however that ended."""
 
 Stream = Literal["stdout", "stderr"]
 Hear = Callable[[int, Stream, str], None]
 """Is told of each line: rank, stream, the line without its end. It is called by whoever runs the ranks."""
 
-DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
-"""Runs what follows so that the kernel kills it when the launcher is gone, however that ended."""
-
-_LOOK_SECONDS = 0.1
+_QUIET_SECONDS = 0.3
 
 
 class RankFailedError(RuntimeError):
-    """A rank ended with another exit code than 0; the others have been stopped."""
+    """A rank ended with another exit code than 0; the others have been stopped.
 
-    def __init__(self, rank: int, code: int, lines: Sequence[str]) -> None:
-        self.rank, self.code, self.lines = rank, code, tuple(lines)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        said = "\n".join(lines) or "(it said nothing)"
-        super().__init__(f"rank {rank} {how}, and all were stopped; its last lines:\n{said}")
+    ``code``: as a shell tells it, 128 + n for signal n. ``lines``: the last that it said.
+    """
+
+    def __init__(self, rank: int, returned: int, lines: Sequence[str]) -> None:
+        self.rank, self.lines = rank, tuple(lines)
+        self.code = returned if returned >= 0 else 128 - returned
+        self.how = f"ended with exit code {returned}" if returned >= 0 else f"was ended by {_signal_name(-returned)}"
+        said = "its last lines:\n" + "\n".join(lines) if lines else "it had said nothing."
+        super().__init__(f"rank {rank} {self.how}, and all were stopped; {said}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,20 @@ class Ended:
     rank: int
     seconds: float
     output: str
+
+
+class _Line(NamedTuple):
+    rank: int
+    stream: Stream
+    text: str
+
+
+class _Left(NamedTuple):
+    rank: int
+    code: int
+
+
+_Told = queue.SimpleQueue[_Line | _Left]
 
 
 def run_ranks(
@@ -57,62 +76,58 @@ def run_ranks(
     Their standard input is a pipe that says nothing and closes when they are to leave. Raises ``RankFailedError`` as
     soon as one fails and ``TimeoutError`` after ``timeout_seconds``; then, and on any other exception, all are stopped.
     """
-    said: queue.SimpleQueue[tuple[int, Stream, str | None]] = queue.SimpleQueue()
+    told: _Told = queue.SimpleQueue()
     last = [deque[str](maxlen=LAST_LINES) for _ in commands]
     outputs: list[list[str]] = [[] for _ in commands]
-    ended: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     running: list[subprocess.Popen[str]] = []
     start = monotonic()
 
-    def take(rank: int, stream: Stream, line: str) -> None:
-        last[rank].append(line)
-        if stream == "stdout":
-            outputs[rank].append(line)
+    def take(line: _Line) -> None:
+        last[line.rank].append(line.text)
+        if line.stream == "stdout":
+            outputs[line.rank].append(line.text)
         if hear is not None:
-            hear(rank, stream, line)
+            hear(*line)
 
     try:
-        for rank, (command, environment) in enumerate(zip(commands, environments, strict=True)):
+        for command, environment in zip(commands, environments, strict=True):
             running.append(_start(command, environment))
-            for stream, pipe in (("stdout", running[-1].stdout), ("stderr", running[-1].stderr)):
-                threading.Thread(target=_read, args=(rank, stream, pipe, said), daemon=True).start()
-        open_pipes = 2 * len(running)
-        while len(ended) < len(running) or open_pipes:
-            with suppress(queue.Empty):
-                rank, stream, line = said.get(timeout=_LOOK_SECONDS)
-                if line is not None:
-                    take(rank, stream, line)
-                    continue
-                open_pipes -= 1
-            for rank, process in enumerate(running):
-                if rank in ended or process.poll() is None:
-                    continue
-                ended[rank] = monotonic() - start
-                if process.returncode:
-                    _drain(said, take)
-                    raise RankFailedError(rank, process.returncode, last[rank])
-            if timeout_seconds is not None and monotonic() - start > timeout_seconds:
-                raise TimeoutError(f"the ranks were stopped after {timeout_seconds:g} s.")
-            if len(ended) == len(running) and _is_quiet(said, open_pipes):
-                break  # a child of theirs holds the pipe open and says nothing
+        for rank, process in enumerate(running):
+            _watch(rank, process, told)
+        while len(seconds) < len(running):
+            left = None if timeout_seconds is None else start + timeout_seconds - monotonic()
+            try:
+                match told.get(timeout=None if left is None else max(0.0, left)):
+                    case _Line() as line:
+                        take(line)
+                    case _Left(rank, 0):
+                        seconds[rank] = monotonic() - start
+                    case _Left(rank, code):
+                        _hear_out(told, take)
+                        raise RankFailedError(rank, code, last[rank])
+            except queue.Empty:
+                still = ", ".join(str(rank) for rank in range(len(running)) if rank not in seconds)
+                raise TimeoutError(f"ranks {still} were still running after {timeout_seconds:g} s.") from None
+        _hear_out(told, take)
     finally:
         stop(running)
-    return tuple(Ended(rank, ended[rank], "\n".join(outputs[rank])) for rank in range(len(running)))
+    return tuple(Ended(rank, seconds[rank], "\n".join(outputs[rank])) for rank in range(len(running)))
 
 
 def stop(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Ask each process group to leave, and kill what has not left in time."""
+    """Ask each process and its children to leave, and kill what has not left in time."""
     for process in processes:
-        if process.stdin is not None:
-            with suppress(OSError):
-                process.stdin.close()
-        _signal(process, signal.SIGTERM)
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()
+        _tell(process, signal.SIGTERM)
     until = monotonic() + PATIENCE_SECONDS
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - monotonic()))
     for process in processes:
-        _signal(process, signal.SIGKILL)
+        _tell(process, signal.SIGKILL)
         process.wait()
 
 
@@ -130,29 +145,39 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
     )
 
 
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """To the whole group: the process may have children."""
+def _watch(rank: int, process: subprocess.Popen[str], told: _Told) -> None:
+    """Have threads tell of every line, and of the end at once: the first to fail is the one to blame."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+
+    def read(stream: Stream, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                told.put(_Line(rank, stream, line.rstrip("\n")))
+
+    threading.Thread(target=read, args=("stdout", process.stdout), daemon=True).start()
+    threading.Thread(target=read, args=("stderr", process.stderr), daemon=True).start()
+    threading.Thread(target=lambda: told.put(_Left(rank, process.wait())), daemon=True).start()
+
+
+def _hear_out(told: _Told, take: Callable[[_Line], None]) -> None:
+    """Take what is still on its way, until it is quiet; other ranks may go on talking, so not for ever."""
+    until = monotonic() + PATIENCE_SECONDS
+    while monotonic() < until:
+        try:
+            match told.get(timeout=_QUIET_SECONDS):
+                case _Line() as line:
+                    take(line)
+        except queue.Empty:
+            return
+
+
+def _tell(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
 
-def _read(rank: int, stream: Stream, pipe: IO[str], said: queue.SimpleQueue[tuple[int, Stream, str | None]]) -> None:
-    with pipe:
-        for line in pipe:
-            said.put((rank, stream, line.rstrip("\n")))
-    said.put((rank, stream, None))
-
-
-def _drain(said: queue.SimpleQueue[tuple[int, Stream, str | None]], take: Hear) -> None:
-    """Hear what is still on its way from processes that have ended."""
-    while True:
-        try:
-            rank, stream, line = said.get(timeout=_LOOK_SECONDS)
-        except queue.Empty:
-            return
-        if line is not None:
-            take(rank, stream, line)
-
-
-def _is_quiet(said: queue.SimpleQueue[tuple[int, Stream, str | None]], open_pipes: int) -> bool:
-    return open_pipes > 0 and said.empty()
+def _signal_name(number: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"

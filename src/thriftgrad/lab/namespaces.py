@@ -20,10 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from thriftgrad.comm import LinkModel
 from thriftgrad.lab.launch import Ended, Hear, run_ranks
+
+if TYPE_CHECKING:
+    from thriftgrad.comm import LinkModel
 
 UNLIMITED = "unlimited"
 INTERFACE = "eth0"
@@ -54,6 +56,8 @@ class Shape:
         >>> Shape.of("20mbit/100mbit").down_bits_per_second
         100000000.0
         """
+        from thriftgrad.comm import LinkModel  # with torch, which takes a while
+
         return cls(text, None if text == UNLIMITED else LinkModel.of(text))
 
     @property
@@ -76,7 +80,7 @@ class Network:
     """As many namespaces as workers, behind links of one shape, while the ``with`` block runs.
 
     ``run`` starts one process in each, ``bytes`` reads their interfaces. Everything is taken down at the end of the
-    block, whatever ends it, SIGTERM included; what a killed launcher left behind goes when the next network starts.
+    block, whatever ends it, SIGTERM and SIGHUP included; what a killed launcher left goes when the next network starts.
 
     Raises ``LabError`` without root, ``ip`` or ``tc``, or where the kernel does not allow it.
     """
@@ -89,13 +93,16 @@ class Network:
         self.workers, self.link = workers, link
         self._base = f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-{next(_counter)}"
         self._switch = f"{self._base}-switch"
-        self._before: signal._HANDLER = None
+        self._handled: list[signal.Signals] = []
 
     def __enter__(self) -> Self:
         _check_tools()
         sweep()
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, _leave)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:  # or somebody else knows what to do
+                    signal.signal(number, _leave)
+                    self._handled.append(number)
         try:
             self._build()
         except BaseException:
@@ -146,9 +153,9 @@ class Network:
     def _rank(self, rank: int) -> dict[str, str]:
         return {
             "RANK": str(rank),
-            "LOCAL_RANK": "0",
+            "LOCAL_RANK": str(rank),  # they share this machine's devices, if not its network
             "WORLD_SIZE": str(self.workers),
-            "LOCAL_WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": str(self.workers),
             "MASTER_ADDR": _address(0),
             "MASTER_PORT": str(PORT),
             "GLOO_SOCKET_IFNAME": INTERFACE,
@@ -192,9 +199,8 @@ class Network:
         for name in _names():
             if name.startswith(f"{self._base}-"):
                 _remove(name)
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        while self._handled:
+            signal.signal(self._handled.pop(), signal.SIG_DFL)
 
 
 def sweep() -> None:
