@@ -191,6 +191,8 @@ def mean_of_messages(
 def _widened(payload: Payload[Any]) -> Payload[Any]:
     """The same payload of a wide tensor: an estimate may leave a narrow type's range where the mean does not."""
     spec = payload.layout.spec
+    if spec.dtype == wide(spec.dtype):
+        return payload
     return replace(payload, layout=replace(payload.layout, spec=spec.with_dtype(wide(spec.dtype))))
 
 

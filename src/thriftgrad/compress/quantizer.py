@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,7 +83,7 @@ class LevelQuantizer(Compressor[State, Scales]):
         self, x: Tensor, shared: Any, seed: int, memory: Tensor | None = None, decay: float = 1.0
     ) -> kernels.Quantised:
         """Of a flat tensor."""
-        table = self.table(shared).to(x.device)
+        table = _levels(self, shared, x.device)
         width = buckets.width(x.numel(), self.bucket)
         return kernels.quantise_levels(x, table, width, self.norm, seed, memory, decay)
 
@@ -105,13 +106,19 @@ class LevelQuantizer(Compressor[State, Scales]):
         if total.dtype != torch.float32:
             total += self.decompress(payload)
             return
-        table = self.table(payload.layout.shared).to(total.device)
+        table = _levels(self, payload.layout.shared, total.device)
         width = buckets.width(total.numel(), self.bucket)
         kernels.dequantise_add(payload.packed, payload.side.scale, table, width, total.view(-1))
 
     @property
     def unbiased(self) -> bool:
         return True
+
+
+@lru_cache(maxsize=256)
+def _levels(quantizer: LevelQuantizer[Any], shared: Any, device: torch.device) -> Tensor:
+    """The table of levels where it is needed, made once."""
+    return quantizer.table(shared).to(device)
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import torch
@@ -50,6 +51,12 @@ class Compressor(Expression, ABC, Generic[State, Side]):
     lossless: ClassVar[bool] = False
     isometric: ClassVar[bool] = False
     has_memory: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Layouts are asked for at every step and never change, so each is made once."""
+        super().__init_subclass__(**kwargs)
+        if "layout" in cls.__dict__:
+            cls.layout = lru_cache(maxsize=1 << 14)(cls.layout)  # type: ignore[method-assign]
 
     @abstractmethod
     def init(self, spec: TensorSpec) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -47,15 +48,21 @@ class Layout:
     label: str
     shared: Any = None
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of a payload on the wire, without the header; the most there can be if the length varies."""
         return sum(spec.nbytes for spec in leaves((self.carrier, self.side)))
 
-    @property
+    @cached_property
     def variable(self) -> bool:
         """Whether the length depends on the data."""
         return any(spec.variable for spec in leaves((self.carrier, self.side)))
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells this layout from another one, levels included."""
+        books = "".join(f"|{codebook}" for codebook in leaves(self.shared))
+        return f"{self.label}|{self.spec.shape}|{self.spec.dtype}{books}"
 
 
 @dataclass(frozen=True)

@@ -135,12 +135,7 @@ def _checked_body(message: Tensor, layouts: Sequence[Layout]) -> Tensor:
 
 
 def _digest(layouts: Sequence[Layout]) -> int:
-    text = ";".join(
-        f"{layout.label}|{layout.spec.shape}|{layout.spec.dtype}"
-        + "".join(f"|{codebook}" for codebook in leaves(layout.shared))
-        for layout in layouts
-    )
-    return zlib.crc32(text.encode())
+    return zlib.crc32(";".join(layout.identity for layout in layouts).encode())
 
 
 def _levels_version(layouts: Iterable[Layout]) -> int:
