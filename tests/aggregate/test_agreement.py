@@ -297,6 +297,20 @@ class TestAllTensorsAsOne:
             assert [tuple(mean.shape) for mean in means[0]] == list(SHAPES.values())
         assert ledger.requests["AllReduce"] == 1  # one fit, of one vector
 
+    @pytest.mark.parametrize("gap", [0, 1], ids=["adjacent", "apart"])
+    def test_views_of_one_buffer_are_as_good_as_tensors_of_their_own(self, gap: int) -> None:
+        """Gradients of a DDP bucket lie end to end; those of several do not."""
+        own = tensors(2, 0)
+        sizes = [x.numel() for x in own[0]]
+        views = []
+        for mine in own:
+            pieces = [piece for x in mine for piece in (x.reshape(-1), torch.full((gap,), torch.nan))]
+            buffer = torch.cat(pieces)
+            starts = [sum(sizes[:i]) + gap * i for i in range(len(sizes))]
+            views.append([buffer[at : at + x.numel()].view(x.shape) for at, x in zip(starts, mine, strict=True)])
+        (means, _), (same, _) = (step(self.aggregator, xs, fresh(self.aggregator, 2), Key(0)) for xs in (own, views))
+        assert all(same_bits(a, b) for a, b in zip(means[0], same[0], strict=True))
+
     def test_types_that_differ_meet_in_float32(self) -> None:
         specs = [TensorSpec((20,), torch.bfloat16), TensorSpec((20,), torch.float32)]
         xs = [[vector("gaussian", 20, rank).bfloat16(), vector("gaussian", 20, rank + 5)] for rank in range(2)]
