@@ -142,6 +142,42 @@ def explain(
     _console().print(explained(expression, size, workers))
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def lab(
+    command: Annotated[
+        list[str], typer.Argument(help="What every rank runs, after --: python train.py ...", show_default=False)
+    ],
+    workers: Annotated[int, typer.Option(help="How many ranks, each in a network namespace of its own.")] = 4,
+    link: Annotated[
+        str, typer.Option(help="Every rank's link: 100mbit, up/down such as 20mbit/100mbit, or unlimited.")
+    ] = "100mbit",
+) -> None:
+    """Run a training command on real processes behind slow links; show what crossed them. Needs root and tc.
+
+    Ranks find each other as under torchrun. If one fails, all are stopped, and its exit code is the lab's.
+    """
+    from thriftgrad.lab.command import run, table
+    from thriftgrad.lab.launch import RankFailedError
+    from thriftgrad.lab.namespaces import LabError, Shape
+
+    shape = Shape.of(link)
+    try:
+        crossed = run(command, workers, shape, _relay)
+    except RankFailedError as error:
+        sys.stderr.write(f"thriftgrad: lab: {error}\n")
+        sys.exit(error.code)
+    except KeyboardInterrupt as error:
+        raise LabError("lab: interrupted; all ranks were stopped, and their network is gone.") from error
+    _console().print(table(crossed, shape))
+
+
+def _relay(rank: int, stream: str, line: str) -> None:
+    """Rank 0 speaks as if it were alone; the others are told apart, on the error stream."""
+    ours = sys.stdout if rank == 0 and stream == "stdout" else sys.stderr
+    ours.write(f"[{rank}] {line}\n" if rank else f"{line}\n")
+    ours.flush()
+
+
 reproduce = typer.Typer(help="Measure a paper's claims again: a table claim / paper / ours / verdict, and a report.")
 app.add_typer(reproduce, name="reproduce")
 

@@ -13,7 +13,7 @@ from thriftgrad.comm.rounds import Round, Traffic
 NOTHING = Traffic(0, 0, 0, 0, 0)
 
 LEDGER_FOLDER = "THRIFTGRAD_LEDGER"
-"""Environment variable: a folder where every ledger leaves, as its process ends, the link bytes that this really moved."""
+"""Environment variable: a folder where every ledger leaves, as its process ends, the link bytes really moved by it."""
 
 
 class Ledger:

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 UNLIMITED = "unlimited"
 INTERFACE = "eth0"
 PORT = 29500
-QUEUE = "100ms"
-"""How long a packet may wait before a link; more are dropped, as on a real one."""
+QUEUE_SECONDS = 0.1
+"""How long a packet may wait before a link; what would wait longer is dropped, as on a real one."""
+
+STREAM_SHARE = 1448 / 1514
+"""How much of a full frame is the stream's own: 14 bytes are Ethernet's, 20 IP's, 32 TCP's with its timestamps."""
 
 _PREFIX = "thriftgrad"
 _NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-\d+-\w+")
@@ -51,14 +54,19 @@ class Shape:
 
     @classmethod
     def of(cls, text: str) -> Shape:
-        """From "100mbit", "20mbit/100mbit" (up / down) or "unlimited"; raises ``ValueError`` for any other text.
+        """From "100mbit", "20mbit/100mbit" (up / down) or "unlimited"; raises ``LabError`` for any other text.
 
         >>> Shape.of("20mbit/100mbit").down_bits_per_second
         100000000.0
         """
         from thriftgrad.comm import LinkModel  # with torch, which takes a while
 
-        return cls(text, None if text == UNLIMITED else LinkModel.of(text))
+        try:
+            return cls(text, None if text == UNLIMITED else LinkModel.of(text))
+        except ValueError as error:
+            raise LabError(
+                f'lab: expected a link such as "100mbit", "20mbit/100mbit" (up/down) or "unlimited", got {text!r}.'
+            ) from error
 
     @property
     def up_bits_per_second(self) -> float | None:
@@ -222,7 +230,9 @@ def burst_bytes(bits_per_second: float) -> int:
 
 
 def _shape(namespace: str, device: str, bits_per_second: float, latency_seconds: float) -> None:
-    bucket = ("rate", f"{bits_per_second:.0f}bit", "burst", str(burst_bytes(bits_per_second)), "latency", QUEUE)
+    burst = burst_bytes(bits_per_second)
+    limit = burst + max(128 * 1024, int(bits_per_second / 8 * QUEUE_SECONDS))
+    bucket = ("rate", f"{bits_per_second:.0f}bit", "burst", str(burst), "limit", str(limit))
     place: tuple[str, ...] = ("root",)
     if latency_seconds:
         delay = ("netem", "delay", f"{latency_seconds * 1e6:.0f}us", "limit", "100000")
