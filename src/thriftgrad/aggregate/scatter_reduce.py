@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from thriftgrad import wire
@@ -21,7 +20,7 @@ from thriftgrad.comm import (
     place,
     replicated,
 )
-from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_takes_tensors
+from thriftgrad.core import Compressor, Key, Layout, TensorSpec, check_takes_tensors, wide
 from thriftgrad.core.feedback import LARGE
 
 
@@ -125,8 +124,9 @@ class ScatterReduce(Aggregator[Shards]):
         self, messages: Sequence[Tensor], layouts: Sequence[list[Layout]], specs: Sequence[TensorSpec]
     ) -> list[Tensor]:
         """The tensors, from every worker's shards."""
-        shards = [
-            [self.down.decompress(payload) for payload in wire.unpack_all(message, each)]
-            for message, each in zip(messages, layouts, strict=True)
-        ]
-        return [torch.cat(parts).view(spec.shape) for parts, spec in zip(zip(*shards, strict=True), specs, strict=True)]
+        means = [spec.with_dtype(wide(spec.dtype)).nothing() for spec in specs]
+        shards = zip(*[mean.view(-1).tensor_split(len(messages)) for mean in means], strict=True)
+        for message, each, parts in zip(messages, layouts, shards, strict=True):
+            for payload, part in zip(wire.unpack_all(message, each), parts, strict=True):
+                self.down.add_to(part, payload)
+        return [mean.to(spec.dtype) for mean, spec in zip(means, specs, strict=True)]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from thriftgrad.compress import fraction as share
 from thriftgrad.compress.buckets import check_integer
-from thriftgrad.compress.top_k import Support, magnitudes
+from thriftgrad.compress.top_k import Support
 from thriftgrad.core import Compressor, Key, Layout, Payload, PayloadError, TensorSpec, floating
+from thriftgrad.kernels.sparse import magnitudes
 
 
 class _Chunks(NamedTuple):

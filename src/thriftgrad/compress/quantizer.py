@@ -98,7 +98,7 @@ class LevelQuantizer(Compressor[State, Scales]):
 
     def decompress(self, payload: Payload[Scales]) -> Tensor:
         spec = payload.layout.spec
-        total = torch.zeros(spec.shape, device=payload.side.scale.device)
+        total = spec.with_dtype(torch.float32).nothing()
         self.add_to(total, payload)
         return total.to(spec.dtype)
 

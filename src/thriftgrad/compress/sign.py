@@ -94,7 +94,7 @@ class Sign(Compressor[None, Magnitudes]):
 
     def decompress(self, payload: Payload[Magnitudes]) -> Tensor:
         spec = payload.layout.spec
-        total = torch.zeros(spec.shape, device=payload.side.scale.device)
+        total = spec.with_dtype(torch.float32).nothing()
         self.add_to(total, payload)
         return total.to(spec.dtype)
 

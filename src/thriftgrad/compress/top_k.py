@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.compress import fraction as share
 from thriftgrad.core import Compressor, Key, Layout, Payload, PayloadError, TensorSpec, check_compressor, floating
-
-SAMPLE = 1 << 14
-"""About how many elements are looked at to guess where the largest begin."""
 
 
 class Support(NamedTuple):
@@ -71,9 +69,22 @@ class TopK(Compressor[None, Support]):
         return Layout(spec, values, Support(indices), repr(self))  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Support], None]:
-        flat = floating(x, self)
-        indices = largest(flat, share.kept(flat.numel(), self.fraction, self.k))
-        return Payload(flat[indices], Support(self._coded(indices, flat.numel())), self.layout(TensorSpec.of(x))), None
+        chosen = kernels.choose_largest(floating(x, self), self._kept(x))
+        return self._payload(chosen, TensorSpec.of(x)), None
+
+    def split(
+        self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
+    ) -> tuple[Payload[Support], Tensor, None]:
+        flat = floating(x, self).to(memory.dtype)
+        chosen = kernels.choose_largest(flat, self._kept(x), memory.reshape(-1), decay)
+        assert chosen.rest is not None
+        return self._payload(chosen, TensorSpec.of(memory)), chosen.rest.view(memory.shape), None
+
+    def _kept(self, x: Tensor) -> int:
+        return share.kept(x.numel(), self.fraction, self.k)
+
+    def _payload(self, chosen: kernels.Chosen, spec: TensorSpec) -> Payload[Support]:
+        return Payload(chosen.values, Support(self._coded(chosen.indices, spec.numel)), self.layout(spec))
 
     def _coded(self, indices: Tensor, n: int) -> Tensor:
         if self.index_coder is None:
@@ -99,55 +110,12 @@ class TopK(Compressor[None, Support]):
         flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
         return flat.index_copy_(0, self._indices(payload), payload.carrier.to(spec.dtype)).view(spec.shape)
 
+    def add_to(self, total: Tensor, payload: Payload[Support]) -> None:
+        kernels.add_at(total.view(-1), self._indices(payload), payload.carrier.to(payload.layout.spec.dtype))
+
     @property
     def projection(self) -> bool:
         return True
 
     def contraction(self, n: int) -> float | None:
         return share.kept(n, self.fraction, self.k) / n if n else 1.0
-
-
-def magnitudes(flat: Tensor) -> Tensor:
-    """What coordinates are ranked by: NaN counts as an infinity."""
-    return flat.abs().nan_to_num(torch.inf, posinf=torch.inf)
-
-
-def largest(flat: Tensor, k: int) -> Tensor:
-    """Indices of the k largest magnitudes, ascending; ties to the lowest index, which torch.topk does not promise.
-
-    Where there are many, a sample tells a magnitude that a little more than k of them are likely to reach, and the
-    search goes on among those that do. If they are at least k, the k largest are there, whatever the sample was; if
-    not, all are searched.
-    """
-    n = flat.numel()
-    if n >= 4 * SAMPLE and k <= n // 4:
-        candidates = _beyond(flat, _likely_floor(flat, k))
-        if k <= candidates.numel() <= n // 2:
-            return candidates[_largest(flat[candidates], k)]
-    return _largest(flat, k)
-
-
-def _likely_floor(flat: Tensor, k: int) -> Tensor:
-    """The magnitude in a strided sample that hardly ever fewer than k reach: four deviations and a bit further down."""
-    sample = magnitudes(flat[:: flat.numel() // SAMPLE])
-    expected = k * sample.numel() / flat.numel()
-    rank = min(sample.numel(), int(expected + 4 * expected**0.5) + 8)
-    return sample.topk(rank).values[-1]
-
-
-def _beyond(flat: Tensor, floor: Tensor) -> Tensor:
-    """Indices of all elements of that magnitude or a larger one, NaN among them; comparing takes no copy of numbers."""
-    within = flat < floor
-    within &= flat > -floor
-    return within.logical_not_().nonzero().view(-1)
-
-
-def _largest(flat: Tensor, k: int) -> Tensor:
-    """``largest``, among all."""
-    magnitude = magnitudes(flat)
-    if k == 0:
-        return torch.empty(0, dtype=torch.int64, device=flat.device)
-    threshold = magnitude.topk(k).values[-1]
-    above = (magnitude > threshold).nonzero().view(-1)
-    tied = (magnitude == threshold).nonzero().view(-1)[: k - above.numel()]
-    return torch.cat((above, tied)).sort().values

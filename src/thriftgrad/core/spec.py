@@ -66,6 +66,10 @@ class TensorSpec:
         """A tensor of zeros that fits."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
+    def nothing(self) -> Tensor:
+        """A tensor to add to that changes no bit of what is added: of -0.0, since 0.0 + -0.0 = 0.0."""
+        return torch.full(self.shape, -0.0, dtype=self.dtype, device=self.device)
+
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which sums and memories of such tensors are kept: float64 for float64, else float32."""

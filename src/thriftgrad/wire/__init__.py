@@ -37,11 +37,14 @@ def pack(*payloads: Payload[Any]) -> Tensor:
     (508, 508)
     """
     pieces = [piece for payload in payloads for piece in _pieces(payload)]
-    body = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+    device = pieces[0].device if pieces else torch.device("cpu")
+    message = torch.cat((torch.empty(HEADER_BYTES, dtype=torch.uint8, device=device), *pieces))
+    body = message[HEADER_BYTES:]
     digest = _digest([payload.layout for payload in payloads])
     levels = _levels_version(payload.layout for payload in payloads)
     header = bytearray(_HEADER.pack(b"TG", VERSION, levels, digest, body.numel(), _checksum(body)))
-    return torch.cat((torch.frombuffer(header, dtype=torch.uint8).to(body.device), body))
+    message[:HEADER_BYTES] = torch.frombuffer(header, dtype=torch.uint8)
+    return message
 
 
 def unpack(
@@ -145,7 +148,7 @@ def _levels_version(layouts: Iterable[Layout]) -> int:
 
 
 def _checksum(body: Tensor) -> int:
-    return zlib.crc32(body.cpu().contiguous().numpy().tobytes())
+    return zlib.crc32(body.cpu().contiguous().numpy().data)
 
 
 def _pieces(payload: Payload[Any]) -> Iterator[Tensor]:
