@@ -4,11 +4,12 @@
 tensor's device and ``use``, equals them bit for bit.
 """
 
-from thriftgrad.kernels import quantised, reference
+from thriftgrad.kernels import quantised, reference, sparse
 from thriftgrad.kernels.dispatch import backend, dispatched, use
 from thriftgrad.kernels.cpu.threads import set_threads, threads
 from thriftgrad.kernels.quantised import Quantised, uniform_levels
 from thriftgrad.kernels.reference import normal
+from thriftgrad.kernels.sparse import Chosen
 
 philox = dispatched(reference.philox)
 uniform16 = dispatched(reference.uniform16)
@@ -28,17 +29,26 @@ quantise_levels = dispatched(quantised.quantise_levels)
 quantise_sign = dispatched(quantised.quantise_sign)
 dequantise_add = dispatched(quantised.dequantise_add)
 largest_symbol = dispatched(quantised.largest_symbol)
+largest = dispatched(sparse.largest)
+choose_largest = dispatched(sparse.choose_largest)
+owed = dispatched(sparse.owed)
+add_at = dispatched(sparse.add_at)
 
 __all__ = [
+    "Chosen",
     "Quantised",
+    "add_at",
     "backend",
     "bucket_norms",
+    "choose_largest",
     "dequantise_add",
     "hadamard",
     "lane_sums",
+    "largest",
     "largest_symbol",
     "nearest_level",
     "normal",
+    "owed",
     "pack",
     "permutation",
     "philox",
