@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thriftgrad.kernels.cpu.permutation import permutation
 from thriftgrad.kernels.cpu.top_k import add_at, choose_largest, largest, owed
 
-__all__ = ["add_at", "choose_largest", "largest", "owed"]
+__all__ = ["add_at", "choose_largest", "largest", "owed", "permutation"]
