@@ -1,0 +1,132 @@
+"""What a method's exchange is made of here: the very aggregation of each DDP bucket, for workers in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thriftgrad.aggregate import Aggregator, TensorState
+from thriftgrad.comm import Comm, Round, simulate
+from thriftgrad.comm.requests import AllReduceRequest, Request
+from thriftgrad.core import Key
+from thriftgrad.lab.advise.errors import AdviseError
+from thriftgrad.lab.advise.gradients import Gradients
+from thriftgrad.lab.advise.pieces import FEW, MANY, Pieces, Seen, fitted, slowest
+
+MOST_STEPS, LONG_SECONDS = 5, 0.4
+"""Exchanges that are timed at each number of workers, after a first one: so many, or two that take so long."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An exchange of a whole model, by DDP bucket; ``distortion``: |estimate - mean|^2 / |mean|^2."""
+
+    buckets: tuple[Pieces, ...]
+    distortion: float
+
+
+def code(aggregator: Aggregator[Any], gradients: Gradients, workers: int) -> Coded:
+    """Measure an aggregator on the gradients of ``MANY`` workers.
+
+    Distortion is that of a first step, without memories, among as many workers as there will be, ``MANY`` at most.
+    Raises ``AdviseError`` where the aggregator does not suit these tensors.
+    """
+    seen = min(workers, MANY)
+    states = _states(aggregator, gradients)
+    buckets, errors, norms = [], 0.0, 0.0
+    for at, names in enumerate(gradients.names):
+        each = [batch[at] for batch in gradients.batches[:MANY]]
+        state = tuple(states[name] for name in names)
+        estimate = _Exchange(aggregator, each[:seen], state).step().estimate
+        means = [torch.stack(tensors).mean(0) for tensors in zip(*each[:seen], strict=True)]
+        errors += sum(float((a - b).square().sum()) for a, b in zip(estimate, means, strict=True))
+        norms += sum(float(mean.square().sum()) for mean in means)
+        buckets.append(fitted(*(_timed(_Exchange(aggregator, each[:world], state)) for world in (FEW, MANY))))
+    return Coded(tuple(buckets), errors / norms if norms else 0.0)
+
+
+def _states(aggregator: Aggregator[Any], gradients: Gradients) -> dict[str, TensorState]:
+    """The states of all tensors, made together as ``attach`` does, by name."""
+    try:
+        return {state.spec.name: state for state in aggregator.init(gradients.specs())}
+    except (TypeError, ValueError) as error:
+        raise AdviseError(f"advise: {aggregator!r} does not suit this model ({str(error).rstrip('.')}).") from error
+
+
+class _Exchange:
+    """A DDP bucket's exchange among workers in this process, step by step."""
+
+    def __init__(
+        self, aggregator: Aggregator[Any], tensors: Sequence[Sequence[Tensor]], state: tuple[TensorState, ...]
+    ) -> None:
+        self._aggregator, self._tensors = aggregator, tensors
+        self._states = [state] * len(tensors)
+        self._steps = 0
+        self.estimate: list[Tensor] = []
+        self.kinds: list[str] = []
+        self.rounds: list[Round] = []
+
+    def step(self) -> _Exchange:
+        """Take one; ``kinds`` and ``rounds`` are then this one's."""
+        self.kinds, self.rounds = [], []
+        key = Key(0).fold(self._steps)
+        workers: list[Comm[Any]] = [
+            self._aggregator.aggregate(mine, state, key)
+            for mine, state in zip(self._tensors, self._states, strict=True)
+        ]
+        workers[0] = _noting(workers[0], self.kinds)
+        results = simulate(workers, self.rounds.append)
+        self.estimate = results[0][0]
+        self._states = [state for _, state in results]
+        self._steps += 1
+        return self
+
+
+def _timed(exchange: _Exchange) -> Seen:
+    """The shortest of several steps after a first, part by part, for what disturbs only adds."""
+    exchange.step()
+    steps: list[tuple[tuple[str, ...], list[Round]]] = []
+    start = perf_counter()
+    while len(steps) < 2 or (len(steps) < MOST_STEPS and perf_counter() < start + LONG_SECONDS):
+        exchange.step()
+        steps.append((tuple(exchange.kinds), list(exchange.rounds)))
+    kinds, last = steps[-1]
+    alike = [[each.compute_seconds[0] for each in rounds] for found, rounds in steps if found == kinds]
+    traffic = tuple(slowest(list(each.traffic.values())) for each in last if each.traffic)
+    return Seen(kinds, traffic, tuple(min(column) for column in zip(*alike, strict=True)))
+
+
+def _noting(worker: Comm[Any], kinds: list[str]) -> Comm[Any]:
+    """The same worker, whose collectives are written down."""
+    answer = None
+    while True:
+        try:
+            request = worker.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        if request.is_collective:
+            kinds.append(kind_of(request))
+        answer = yield request
+
+
+def kind_of(request: Request) -> str:
+    """The name of a collective; of a sum also the type of its numbers, which tells what adding them takes."""
+    name = type(request).__name__.removesuffix("Request")
+    if isinstance(request, AllReduceRequest):
+        return f"{name} {'bfloat16' if request.x.dtype.itemsize == 2 else 'float32'}"
+    return name
+
+
+def plain(gradients: Gradients) -> Coded:
+    """DDP's own exchange: it sums the gradients where they lie."""
+    buckets = []
+    for tensors in gradients.batches[0]:
+        request = AllReduceRequest(torch.cat([x.reshape(-1) for x in tensors]))
+        few, many = (Seen((kind_of(request),), (request.traffic(0, n),), (0.0, 0.0)) for n in (FEW, MANY))
+        buckets.append(fitted(few, many))
+    return Coded(tuple(buckets), 0.0)
