@@ -15,19 +15,23 @@ name.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from datetime import date
 from itertools import product
 from pathlib import Path
 from time import monotonic
 
 from ddp_measure import leave
+from ddp_report import into_readme, read, results
 from ddp_rows import ROWS, Row
 
 from thriftgrad.lab.launch import RankFailedError
 from thriftgrad.lab.namespaces import LabError, Network, Shape
 
 HERE = Path(__file__).parent
+COMMAND = "sudo .venv/bin/python benchmarks/ddp.py"
 WORKERS, LINKS = (2, 4), ("100mbit", "1gbit", "unlimited")
 SLOWEST_SECONDS = 150  # that one row may take, with all that belongs to it
 
@@ -56,15 +60,16 @@ def say(*words: object) -> None:
 def measure(workers: int, link: str, rows: Sequence[Row], folder: Path, budget: float, paths: str = "") -> None:
     """Measure what has no file yet. A row that fails leaves its reason, and the others go on without it."""
     folder.mkdir(parents=True, exist_ok=True)
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, (paths, os.environ.get("PYTHONPATH"))))}
     labels = {row.slug: row.label for row in rows if not (folder / f"{row.slug}.json").exists()}
     while labels:
         watch = Watch(list(labels))
         command = [sys.executable, str(HERE / "ddp_measure.py"), str(folder), link, *labels, "--budget", str(budget)]
         try:
             with Network(workers, Shape.of(link)) as network:
-                network.run(command, {"PYTHONPATH": paths}, watch, SLOWEST_SECONDS * len(labels))
+                network.run(command, path, watch, SLOWEST_SECONDS * len(labels))
         except (RankFailedError, TimeoutError) as error:
-            why = error.lines[-1] if isinstance(error, RankFailedError) and error.lines else str(error)
+            why = f"{error.how}: {' '.join(error.lines[-1:])}" if isinstance(error, RankFailedError) else str(error)
             say(f"  {watch.now} failed: {why}")
             failed = {"label": labels[watch.now], "workers": workers, "link": link, "error": why}
             leave(folder / f"{watch.now}.json", failed)
@@ -83,6 +88,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of measured steps a row")
     parser.add_argument("--hivemind", default="", help="folders with hivemind and a numpy below 2.4, as in PYTHONPATH")
     parser.add_argument("--out", type=Path, default=Path("runs/ddp"))
+    parser.add_argument("--results", type=Path, default=HERE / "results" / f"ddp-{date.today()}.md")
+    parser.add_argument("--readme", type=Path, help="a page with the marks between which the table belongs")
     options = parser.parse_args()
     workers, links = ((2,), ("1gbit",)) if options.quick else (options.workers, options.links)
     rows = [row for row in ROWS if any(text in row.label for text in options.rows)]
@@ -93,6 +100,10 @@ def main() -> None:
         measure(count, link, [row for row in rows if row.library is None], folder, options.budget)
         others = [row for row in rows if row.library is not None]
         measure(count, link, others, folder, options.budget, options.hivemind)
+    cells = read(options.out)
+    options.results.write_text(results(cells, COMMAND))
+    if options.readme:
+        into_readme(options.readme, cells)
 
 
 if __name__ == "__main__":
