@@ -20,6 +20,8 @@ STATS = Stats(
     down_bytes=9000,
     encode_seconds=0.5,
     decode_seconds=0.25,
+    hidden_seconds=1.5,
+    exposed_seconds=0.125,
     uncompressed=("bias",),
 )
 
@@ -28,6 +30,7 @@ def test_means_of_a_step() -> None:
     assert (STATS.payload_up_bytes_per_step, STATS.payload_down_bytes_per_step) == (120, 360)
     assert (STATS.up_bytes_per_step, STATS.down_bytes_per_step) == (300, 900)
     assert (STATS.encode_seconds_per_step, STATS.decode_seconds_per_step) == (0.05, 0.025)
+    assert (STATS.hidden_seconds_per_step, STATS.exposed_seconds_per_step) == (0.15, 0.0125)
 
 
 def test_compression_against_ring_all_reduces() -> None:
@@ -44,7 +47,8 @@ def test_nothing_sent_has_no_ratio() -> None:
 
 def test_what_it_prints() -> None:
     assert str(STATS) == (
-        "10 steps (1 skipped); per step 300 bytes up, 900 bytes down, 50.00 ms to encode, 25.00 ms to decode; "
+        "10 steps (1 skipped); per step 300 bytes up, 900 bytes down, 50.00 ms to encode, 25.00 ms to decode, "
+        "150.00 ms of communication hidden and 12.50 ms exposed; "
         "10.0 times less than an fp32 all-reduce, 5.0 times less than bf16"
     )
 

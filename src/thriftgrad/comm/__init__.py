@@ -1,8 +1,8 @@
 """Collectives as yielded requests, and who answers them.
 
 An algorithm is a generator. It yields a request and is sent the answer; whether its peers are generators in this
-process (``simulate``) or ranks of a process group (``run``, ``Lane``) it cannot tell. ``Ledger``, ``LinkModel`` and
-``Trace`` watch the requests: bytes, modelled seconds, timeline.
+process (``simulate``) or ranks of a process group (``run``, ``Lane``) it cannot tell. ``Ledger``, ``LinkModel``,
+``Trace`` and ``Timeline`` watch the requests: bytes, modelled seconds, timelines.
 """
 
 from thriftgrad.comm.ledger import Ledger
@@ -23,10 +23,10 @@ from thriftgrad.comm.requests import (
     place,
     replicated,
 )
-from thriftgrad.comm.rounds import Observer, Round, Traffic
+from thriftgrad.comm.rounds import Moments, Observer, Round, Traffic
 from thriftgrad.comm.run import Lane, run
 from thriftgrad.comm.simulate import CollectiveMismatchError, simulate
-from thriftgrad.comm.trace import Trace
+from thriftgrad.comm.trace import Timeline, Trace
 
 __all__ = [
     "CollectiveMismatchError",
@@ -34,9 +34,11 @@ __all__ = [
     "Lane",
     "Ledger",
     "LinkModel",
+    "Moments",
     "Observer",
     "Place",
     "Round",
+    "Timeline",
     "Trace",
     "Traffic",
     "all_gather",

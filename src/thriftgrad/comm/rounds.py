@@ -22,13 +22,27 @@ class Traffic(NamedTuple):
     hops: int
 
 
+class Moments(NamedTuple):
+    """When a round of one worker happened on a real group, in seconds on the clock of ``time.perf_counter``.
+
+    ``worker``: its number in its lane. It began to compute, asked, was issued once its turn had come, and the answer
+    landed; of what is computed after the last answer, the last two are the second.
+    """
+
+    worker: int
+    began: float
+    asked: float
+    issued: float
+    landed: float
+
+
 @dataclass(frozen=True)
 class Round:
     """One finished collective, seen by whoever ran it.
 
     ``traffic``: every worker's bytes, by rank. ``compute_seconds``: what a worker computed since its last answer,
     measured here; of all workers in a simulation, of this rank on a real group.
-    ``waited_seconds``: how long the answer took on a real group, None in a simulation.
+    ``waited_seconds``: how long the answer took on a real group, and ``moments``; None in a simulation.
     """
 
     kind: str
@@ -36,6 +50,7 @@ class Round:
     traffic: dict[int, Traffic]
     compute_seconds: dict[int, float]
     waited_seconds: float | None = None
+    moments: Moments | None = None
 
 
 Observer = Callable[[Round], None]

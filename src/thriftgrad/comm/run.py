@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future as ThreadFuture
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
 from torch.futures import Future
 
-from thriftgrad.comm.requests import (
-    AllGatherRequest,
-    AllReduceRequest,
-    AllToAllRequest,
-    BroadcastRequest,
-    Comm,
-    GatherRequest,
-    Place,
-    PlaceRequest,
-    ReplicatedRequest,
-    Request,
-)
-from thriftgrad.comm.rounds import Observer, Round
+from thriftgrad.comm.answers import answered_here, start
+from thriftgrad.comm.exchange import Group, Peers, Wait
+from thriftgrad.comm.requests import Comm, Request
+from thriftgrad.comm.rounds import Moments, Observer, Round
 
 T = TypeVar("T")
-Group = dist.ProcessGroup | None
-
-
-class _Pending(NamedTuple):
-    """A request on its way: what to wait for, and how to read the answer then."""
-
-    works: list[dist.Work]
-    answer: Callable[[], Any]
 
 
 def run(worker: Comm[T], group: Group = None, observe: Observer | None = None) -> T:
@@ -40,128 +24,193 @@ def run(worker: Comm[T], group: Group = None, observe: Observer | None = None) -
 
     ``observe`` is told of each collective: everybody's bytes, this rank's seconds.
     """
-    lane = Lane(group, observe)
-    result = lane.submit(worker)
-    lane.flush()
-    return result.value()
+    job, tag = _Job(worker, 0, Peers.of(group), observe), 0
+    while job.compute():
+        job.issue(tag, driven=True)
+        job.land()
+        tag += 1
+    result: T = job.result.value()
+    return result
 
 
 class Lane:
     """Run many workers at once, one per DDP bucket, without blocking on their first requests.
 
-    ``submit`` starts a worker, issues its first request and then takes every older worker one round further, in
-    the order of submission; ``flush`` goes on, round by round, to the end. The order of collectives is thus a function
-    of submission order alone and the same on every rank. (Chaining rounds with ``Future.then`` is not: callbacks run in
-    completion order, and gloo then pairs one bucket's second round with another's.)
+    ``submit`` starts a worker and issues its first request; ``flush`` takes all workers to their end. In between,
+    workers go on as their answers arrive if ``thread`` is given: an executor of one thread, in which ``submit`` and
+    ``flush`` are called. Without one, and where waiting for an answer does not block the host, each ``submit`` takes
+    every older worker one round further, once it has issued what is new.
 
-    Not for use by several threads at once. What a worker or its group raises comes out of ``submit`` or ``flush`` and
-    ends the lane: the other ranks may be waiting for a request that will not come.
+    Whenever answers arrive, requests are issued in one order, a function of submission order alone and so the same on
+    every rank: request i of worker j in turn i + j, in a turn the new worker's before the older ones'. A request whose
+    turn has not come is held, computed already. (Chaining rounds with ``Future.then`` has no such order: callbacks run
+    as requests complete, and gloo then pairs one bucket's second round with another's.)
+
+    One lane, or ``run``, at a time on a group, and not used by several threads at once. What a worker or its group
+    raises comes out of ``submit`` or ``flush`` and ends the lane: the other ranks may be waiting for a request that
+    will not come.
     """
 
-    def __init__(self, group: Group = None, observe: Observer | None = None) -> None:
+    def __init__(self, group: Group = None, observe: Observer | None = None, thread: Executor | None = None) -> None:
         self._group = group
         self._observe = observe
-        self._jobs: list[_Job] = []
+        self._thread = thread
+        self._carrier = ThreadPoolExecutor(1, "thriftgrad-carrier") if thread is not None else None  # who waits
+        self._peers: Peers | None = None  # unknown before the first use, when there must be a group
+        self._jobs: list[_Job] = []  # that have not ended, in the order of submission
+        self._submitted = self._issued = 0
+        self._ending = False
+        self._failure: BaseException | None = None
 
     def submit(self, worker: Comm[T]) -> Future[T]:
         """Start a worker; its result arrives in the future, at the latest with ``flush``."""
-        job, older = _Job(worker, self._group, self._observe), self._jobs
-        started = [] if job.advance() else [job]
-        self._jobs = [each for each in older if not each.advance()] + started
-        return job.result
+        with self._unbroken():
+            if self._peers is None:
+                self._peers = Peers.of(self._group)
+            job, older = _Job(worker, self._submitted, self._peers, self._observe), list(self._jobs)
+            self._submitted += 1
+            self._jobs.append(job)
+            self._advance(job)
+            for each in older:
+                if self._carrier is None:
+                    self._take(each)
+            return job.result
 
     def flush(self) -> None:
         """Take every worker to its end."""
+        with self._unbroken():
+            self._ending = True
+            self._issue_due()
+            while self._jobs:
+                self._take(min((job for job in self._jobs if job.flying), key=lambda job: job.tag))
+            self._ending = False
+
+    def close(self) -> None:
+        """Let go of the group and end the thread that waits; the lane is of no more use."""
+        self._failure = self._failure or RuntimeError("this lane is closed; make another.")
+        self._jobs, self._peers, self._group = [], None, None
+        if self._carrier is not None:
+            self._carrier.shutdown(cancel_futures=True)
+
+    def _take(self, job: _Job) -> None:
+        """Wait for a worker's answer and let it go on."""
+        job.land()
+        self._advance(job)
+
+    def _advance(self, job: _Job) -> None:
+        if not job.compute():
+            self._jobs.remove(job)
+        self._issue_due()
+
+    def _issue_due(self) -> None:
+        """Issue what is held and whose turn has come: nothing earlier can come any more."""
         while self._jobs:
-            self._jobs = [job for job in self._jobs if not job.advance()]
+            first = min(self._jobs, key=lambda job: job.turn)
+            if first.flying or not (self._ending or first.turn[0] < self._submitted):
+                return
+            first.issue(self._issued, driven=self._ending or self._carrier is not None)
+            self._issued += 1
+            if self._carrier is not None:
+                first.carry(self._carrier, self._arrived)
+
+    def _arrived(self, landing: ThreadFuture[None], job: _Job) -> None:
+        """In the thread that waits: let the lane's own take the answer."""
+        if self._thread is not None and self._failure is None:
+            self._thread.submit(self._take_arrived, landing, job)
+
+    def _take_arrived(self, landing: ThreadFuture[None], job: _Job) -> None:
+        if self._failure is None and job.landing is landing:  # or ``flush`` has taken it
+            with self._unbroken():
+                self._take(job)
+
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except BaseException as failure:
+            self._failure = failure
+            raise
 
 
 class _Job:
-    """One worker on its way through its requests."""
+    """One worker on its way through its requests: ``compute``, ``issue``, ``land``, and again."""
 
-    def __init__(self, worker: Comm[Any], group: Group, observe: Observer | None) -> None:
+    def __init__(self, worker: Comm[Any], number: int, peers: Peers, observe: Observer | None) -> None:
         self.result: Future[Any] = Future()
-        self._worker = worker
-        self._group = group
-        self._observe = observe
-        self._pending = _Pending([], lambda: None)
+        self.turn = (number, False, number)  # of the next request to be issued
+        self.tag = -1  # of the last one issued
+        self.flying = False
+        self.landing: ThreadFuture[None] | None = None  # where another thread waits for the answer
+        self._worker, self._number, self._peers, self._observe = worker, number, peers, observe
         self._request: Request | None = None
-        self._computed = 0.0
-        self._issued = perf_counter()
+        self._wait: Wait = _nothing
+        self._answer: Callable[[], Any] = _nothing
+        self._began = self._asked = self._issued = self._landed = 0.0
 
-    def advance(self) -> bool:
-        """Wait for the answer, compute to the next collective and issue it; True at the worker's end."""
-        for work in self._pending.works:
-            work.wait()
-        answer = self._pending.answer()
-        if self._request is not None:
-            self._report(perf_counter() - self._issued)
-        start = perf_counter()
+    def compute(self) -> bool:
+        """From the answer that has landed to the next collective; False at the worker's end."""
+        answer = self._answer()
+        if self.flying:
+            self._report(self._request)
+        self.flying, self._answer, self._wait = False, _nothing, _nothing
+        self._began = perf_counter()
         while True:
             try:
-                request = self._worker.send(answer)
+                self._request = self._worker.send(answer)
             except StopIteration as stop:
-                self._computed += perf_counter() - start
-                self._request = None
-                self._report(0.0)
+                self._asked = perf_counter()
+                self._report(None)
                 self.result.set_result(stop.value)
+                return False
+            if self._request.is_collective:
+                self._asked = perf_counter()
                 return True
-            if request.is_collective:
-                break
-            answer = _start(request, self._group).answer()
-        self._computed += perf_counter() - start
-        self._request, self._issued = request, perf_counter()
-        self._pending = _start(request, self._group)
-        return False
+            answer = answered_here(self._request, self._peers)
 
-    def _report(self, waited_seconds: float) -> None:
-        if self._observe is not None:
-            rank, world = dist.get_rank(self._group), dist.get_world_size(self._group)
-            request = self._request
-            kind = type(request).__name__.removesuffix("Request") if request else "end"
-            # Sizes are equal on all ranks, so each can write everybody's book.
-            traffic = {each: request.traffic(each, world) for each in range(world)} if request else {}
-            self._observe(Round(kind, world, traffic, {rank: self._computed}, waited_seconds))
-        self._computed = 0.0
+    def issue(self, tag: int, driven: bool) -> None:
+        """Send the request on its way; ``driven`` as for ``exchange.swap``."""
+        assert self._request is not None
+        wave, _, number = self.turn
+        self.turn = (wave + 1, True, number)
+        self.tag, self.flying = tag, True
+        self._issued = perf_counter()
+        self._wait, self._answer = start(self._request, self._peers, tag, driven)
 
+    def carry(self, carrier: Executor, arrived: Callable[[ThreadFuture[None], _Job], None]) -> None:
+        """Wait for the answer in another thread, which then calls ``arrived``."""
+        self.landing = carrier.submit(self._land)
+        self.landing.add_done_callback(lambda landing: arrived(landing, self))
 
-def _start(request: Request, group: Group) -> _Pending:
-    """Issue one request; the answer may be read once every work is done."""
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    match request:
-        case PlaceRequest():
-            return _Pending([], lambda: Place(rank, world))
-        case ReplicatedRequest(compute):
-            return _Pending([], compute)
-        case AllReduceRequest(x):
-            total = x.clone(memory_format=torch.contiguous_format)  # memory is summed, so all ranks need one layout
-            return _pending(dist.all_reduce(total, group=group, async_op=True), lambda: total)
-        case AllGatherRequest(x):
-            parts = [torch.empty_like(x) for _ in range(world)]
-            return _pending(dist.all_gather(parts, x.contiguous(), group=group, async_op=True), lambda: parts)
-        case AllToAllRequest(xs):
-            mine = xs[rank]
-            received = mine.new_empty(world * mine.numel())
-            work = dist.all_to_all_single(
-                received,
-                torch.cat([x.reshape(-1) for x in xs]),
-                [mine.numel()] * world,
-                [x.numel() for x in xs],
-                group=group,
-                async_op=True,
-            )
-            return _pending(work, lambda: [part.view(mine.shape) for part in received.view(world, -1).unbind(0)])
-        case GatherRequest(x, root):
-            slots = [torch.empty_like(x) for _ in range(world)] if rank == root else None
-            work = dist.gather(x.contiguous(), slots, group=group, group_dst=root, async_op=True)
-            return _pending(work, lambda: slots)
-        case BroadcastRequest(x, spec, root):
-            buffer = x.clone(memory_format=torch.contiguous_format) if x is not None else spec.zeros()
-            return _pending(dist.broadcast(buffer, group=group, group_src=root, async_op=True), lambda: buffer)
-        case _:
-            raise TypeError(f"run: no process group can answer {type(request).__name__}; yield a request of comm.")
+    def land(self) -> None:
+        """Wait for the answer."""
+        if self.landing is None:
+            self._land()
+        else:
+            self.landing.result()
+            self.landing = None
+
+    def _land(self) -> None:
+        self._wait()
+        self._landed = perf_counter()
+
+    def _report(self, request: Request | None) -> None:
+        """Tell of a request and the computing before it, or of the computing after the last one."""
+        if self._observe is None:
+            return
+        rank, world = self._peers.rank, self._peers.world
+        computed = {rank: self._asked - self._began}
+        if request is None:
+            moments = Moments(self._number, self._began, self._asked, self._asked, self._asked)
+            self._observe(Round("end", world, {}, computed, moments=moments))
+            return
+        # Sizes are equal on all ranks, so each can write everybody's book.
+        traffic = {each: request.traffic(each, world) for each in range(world)}
+        kind = type(request).__name__.removesuffix("Request")
+        moments = Moments(self._number, self._began, self._asked, self._issued, self._landed)
+        self._observe(Round(kind, world, traffic, computed, self._landed - self._issued, moments))
 
 
-def _pending(work: dist.Work | None, answer: Callable[[], Any]) -> _Pending:
-    assert work is not None  # async_op=True
-    return _Pending([work], answer)
+def _nothing() -> None:
+    """What there is to wait for, and the answer, before the first request."""

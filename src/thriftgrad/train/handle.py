@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future as ThreadFuture
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.graph import register_multi_grad_hook
 from torch.futures import Future
 
 from thriftgrad.aggregate import Aggregator, TensorState
-from thriftgrad.comm import Comm, Lane, Ledger, Round, all_reduce
+from thriftgrad.comm import Comm, Lane, Ledger, Round, Timeline, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
 from thriftgrad.core.tree import map_leaves
 from thriftgrad.train.method import Method
+from thriftgrad.train.overlap import Overlap
 from thriftgrad.train.state import agree, alone, below, facts, first_difference, flatten, levels_facts, restore
 from thriftgrad.train.stats import Stats
+
+log = logging.getLogger("thriftgrad")
 
 STATE_VERSION = 1
 
@@ -53,14 +60,15 @@ class Handle:
         self._used = used  # parameters this rank used in this step; None where DDP does not ask
         self._group = group
         self._rank, self._world = dist.get_rank(group), dist.get_world_size(group)
-        self._lane = Lane(group, self._observe)
         # Its thread ends with the interpreter or with the handle, whichever comes first.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thriftgrad")
-        self._latest: ThreadFuture[None] | None = None
+        device = next(iter(names)).device
+        # Waiting for an answer on a GPU holds up its stream, not this thread.
+        self._lane = Lane(group, self._observe, self._thread if device.type == "cpu" else None)
+        self._overlap = Overlap()
         self._closed = self._began = False
         self._step = 0  # of the training; a loaded state moves it
         self._steps = self._skipped_steps = 0  # since attach
-        self._encode_seconds = self._decode_seconds = 0.0
         self._start_step()
 
     def _start_step(self) -> None:
@@ -85,12 +93,14 @@ class Handle:
             self._begin()
         done: Future[Tensor] = Future()
         names = [self._names[parameter] for parameter in bucket.parameters()]
-        self._latest = self._thread.submit(
-            self._drive, self._latest, self._bucket(names, bucket.gradients(), bucket.buffer(), done), bucket.is_last()
-        )
+        self._thread.submit(self._lane.submit, self._bucket(names, bucket.gradients(), bucket.buffer(), done))
         if bucket.is_last():
-            self._latest.result()
+            if self._used is not None:
+                self._thread.submit(self._lane.submit, self._agree_on_use(self._used))
+            flushed, handed_over = self._thread.submit(self._lane.flush), perf_counter()
+            flushed.result()  # or the error that ended the lane
             self._end_step()
+            self._overlap.end_step(handed_over, perf_counter())
         return done
 
     def _begin(self) -> None:
@@ -99,16 +109,6 @@ class Handle:
         if mine:
             agree(self._group, "thriftgrad", mine)
         self._began = True
-
-    def _drive(self, before: ThreadFuture[None] | None, worker: Comm[None], is_last: bool) -> None:
-        """In the communication thread: start one bucket and take the older ones further."""
-        if before is not None:
-            before.result()  # an error ends the exchange for good
-        self._lane.submit(worker)
-        if is_last:
-            if self._used is not None:
-                self._lane.submit(self._agree_on_use(self._used))
-            self._lane.flush()
 
     def _bucket(
         self, names: Sequence[str], gradients: Sequence[Tensor], buffer: Tensor, done: Future[Tensor]
@@ -144,11 +144,25 @@ class Handle:
 
     def _observe(self, finished: Round) -> None:
         self.ledger(finished)
-        seconds = finished.compute_seconds[self._rank]
-        if finished.kind == "end":
-            self._decode_seconds += seconds
-        else:
-            self._encode_seconds += seconds
+        self._overlap(finished)
+
+    @contextmanager
+    def traced(self, path: str | Path) -> Iterator[Timeline]:
+        """Record what this rank computes and sends when; rank 0 writes it to ``path`` at the end, as a Chrome trace.
+
+        Open it in chrome://tracing or Perfetto. The timeline's ``summary()``, which rank 0 also logs, says how much of
+        the communication was hidden behind ``backward``. Between steps only; any ranks may call it.
+        """
+        timeline = self._overlap.timeline = Timeline(self._rank)
+        first = register_multi_grad_hook(list(self._names), self._overlap.begin_backward, mode="any")
+        try:
+            yield timeline
+        finally:
+            first.remove()
+            self._overlap.timeline = None
+        if self._rank == 0:
+            timeline.save(path)
+            log.info("%s; written to %s", timeline.summary(), path)
 
     def stats(self) -> Stats:
         """Bytes, seconds and steps of this rank since ``attach``."""
@@ -162,8 +176,10 @@ class Handle:
             payload_down_bytes=traffic.payload_down_bytes,
             up_bytes=traffic.up_bytes,
             down_bytes=traffic.down_bytes,
-            encode_seconds=self._encode_seconds,
-            decode_seconds=self._decode_seconds,
+            encode_seconds=self._overlap.encode_seconds,
+            decode_seconds=self._overlap.decode_seconds,
+            hidden_seconds=self._overlap.hidden_seconds,
+            exposed_seconds=self._overlap.exposed_seconds,
             uncompressed=self._aggregator.uncompressed([state.spec for state in self._states.values()]),
         )
 
@@ -209,11 +225,11 @@ class Handle:
         """End the communication thread and leave the process group; a later ``backward`` raises ``RuntimeError``."""
         if not self._closed:
             self._closed = True
+            self._lane.close()
             self._thread.shutdown(cancel_futures=True)
             if dist.is_initialized():
                 dist.destroy_process_group(self._group)
             # Whoever still holds a gloo group keeps its threads, which end the process badly if it ends before them.
-            self._lane = Lane()
             del self._group
 
     def __enter__(self) -> Handle:

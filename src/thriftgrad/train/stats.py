@@ -75,21 +75,27 @@ class Stats(Costs):
     """One rank's costs since ``attach``; byte counts and seconds are totals unless named ``per_step``.
 
     ``encode_seconds``: computed before the last collective of a DDP bucket, ``decode_seconds``: after its answer.
+    ``hidden_seconds``: something was in flight while ``backward`` had DDP buckets still to hand over;
+    ``exposed_seconds``: ``backward`` waited after it had handed over the last.
     ``skipped_steps``: those with a non-finite gradient, which left every memory as it was. ``uncompressed``: the
     parameters that travel as they are, where the method says so.
 
     >>> stats = Stats(steps=10, skipped_steps=0, world=2, elements=1000, payload_up_bytes=5000, payload_down_bytes=5000,
-    ...               up_bytes=5000, down_bytes=5000, encode_seconds=0.02, decode_seconds=0.01, uncompressed=())
+    ...               up_bytes=5000, down_bytes=5000, encode_seconds=0.02, decode_seconds=0.01, hidden_seconds=0.2,
+    ...               exposed_seconds=0.05, uncompressed=())
     >>> stats.up_bytes_per_step, stats.compression_vs_fp32, stats.compression_vs_bf16
     (500.0, 8.0, 4.0)
     >>> print(stats)
-    10 steps; per step 500 bytes up, 500 bytes down, 2.00 ms to encode, 1.00 ms to decode; \
+    10 steps; per step 500 bytes up, 500 bytes down, 2.00 ms to encode, 1.00 ms to decode, \
+20.00 ms of communication hidden and 5.00 ms exposed; \
 8.0 times less than an fp32 all-reduce, 4.0 times less than bf16
     """
 
     skipped_steps: int
     encode_seconds: float
     decode_seconds: float
+    hidden_seconds: float
+    exposed_seconds: float
     uncompressed: tuple[str, ...]
 
     @property
@@ -102,11 +108,24 @@ class Stats(Costs):
         """Seconds of computing after the last answer of each DDP bucket."""
         return self._per_step(self.decode_seconds)
 
+    @property
+    def hidden_seconds_per_step(self) -> float:
+        """Seconds in which something was in flight while ``backward`` went on."""
+        return self._per_step(self.hidden_seconds)
+
+    @property
+    def exposed_seconds_per_step(self) -> float:
+        """Seconds that ``backward`` waited at its end."""
+        return self._per_step(self.exposed_seconds)
+
     def __str__(self) -> str:
         skipped = f" ({self.skipped_steps} skipped)" if self.skipped_steps else ""
         encode, decode = 1e3 * self.encode_seconds_per_step, 1e3 * self.decode_seconds_per_step
+        hidden, exposed = 1e3 * self.hidden_seconds_per_step, 1e3 * self.exposed_seconds_per_step
         return self._described(
-            f"{self.steps} steps{skipped}", f", {encode:.2f} ms to encode, {decode:.2f} ms to decode"
+            f"{self.steps} steps{skipped}",
+            f", {encode:.2f} ms to encode, {decode:.2f} ms to decode, {hidden:.2f} ms of communication hidden and "
+            f"{exposed:.2f} ms exposed",
         )
 
 
