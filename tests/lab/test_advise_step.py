@@ -58,6 +58,13 @@ def test_two_rounds_of_two_buckets_fill_each_others_waits() -> None:
     assert seconds(one, two) == pytest.approx(30 + 1 + 4 * 4 + 1)
 
 
+def test_a_second_round_is_held_until_the_next_bucket_has_begun() -> None:
+    """As a lane has it, for one order on every rank: A1 (10-11), then B1 (30-31), A2 (31-32), B2 (32-33)."""
+    rounds = ((0.0, Flight(1.0)), (0.0, Flight(1.0)))
+    assert seconds(Way(0.0, rounds)) == 30
+    assert seconds(Way(0.0, rounds), Way(BACKWARD, rounds)) == pytest.approx(33)
+
+
 def test_a_flight_that_takes_the_processor_slows_the_backward_pass() -> None:
     """A flight of 10 from 14 on that keeps half a processor busy: on one lane the backward pass has the other half."""
     way = Way(4.0, ((0.0, Flight(10.0, busy=0.5)),))

@@ -65,6 +65,7 @@ class _Exchange:
         self, aggregator: Aggregator[Any], tensors: Sequence[Sequence[Tensor]], state: tuple[TensorState, ...]
     ) -> None:
         self._aggregator, self._tensors = aggregator, tensors
+        self._into = [[torch.empty_like(x) for x in mine] for mine in tensors]
         self._states = [state] * len(tensors)
         self._steps = 0
         self.estimate: list[Tensor] = []
@@ -75,9 +76,9 @@ class _Exchange:
         """Take one; ``kinds`` and ``rounds`` are then this one's."""
         self.kinds, self.rounds = [], []
         key = Key(0).fold(self._steps)
-        workers: list[Comm[Any]] = [
-            self._aggregator.aggregate(mine, state, key)
-            for mine, state in zip(self._tensors, self._states, strict=True)
+        workers = [
+            _into(into, self._aggregator.aggregate(mine, state, key))
+            for into, mine, state in zip(self._into, self._tensors, self._states, strict=True)
         ]
         workers[0] = _noting(workers[0], self.kinds)
         results = simulate(workers, self.rounds.append)
@@ -99,6 +100,14 @@ def _timed(exchange: _Exchange) -> Seen:
     alike = [[each.compute_seconds[0] for each in rounds] for found, rounds in steps if found == kinds]
     traffic = tuple(slowest(list(each.traffic.values())) for each in last if each.traffic)
     return Seen(kinds, traffic, tuple(min(column) for column in zip(*alike, strict=True)))
+
+
+def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:
+    """The same worker, whose estimates become the gradients, as ``attach`` has it."""
+    means, state = yield from worker
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean)
+    return means, state
 
 
 def _noting(worker: Comm[Any], kinds: list[str]) -> Comm[Any]:

@@ -63,7 +63,7 @@ def charts(advice: Advice) -> dict[str, Any]:
         "compute": 1e3 * advice.setting.compute_seconds,
         "step": [1e3 * row.seconds for row in advice.rows],
         "exposed": [1e3 * row.exposed_seconds for row in advice.rows],
-        "distortion": [row.distortion for row in advice.rows],
+        "distortion": [row.distortion if row.candidate.compresses else None for row in advice.rows],
         "worlds": WORLDS,
         "workers": [[1e3 * each for each in workers[row.candidate.label]] for row in advice.rows],
         "bandwidths": [each / 1e6 for each in BANDWIDTHS],

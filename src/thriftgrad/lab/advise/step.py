@@ -6,8 +6,9 @@ and the link, which carries one collective after another. All want the worker's 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -46,118 +47,95 @@ class Compute:
 def step_seconds(compute: Compute, ways: Sequence[Way], lanes: float) -> float:
     """How long a step lasts.
 
-    The communication thread begins a DDP bucket as soon as it is ready and the thread is free, and else takes older
-    ones further in their order. ``lanes``: how many computations of a worker run at full speed side by side, a fraction
-    where workers share processors.
+    The communication thread computes what has become possible first, and requests fly in the order of ``comm.Lane``:
+    round i of DDP bucket j in turn i + j, in a turn a bucket's first round before the others. ``lanes``: how many
+    computations of a worker run at full speed side by side, a fraction where workers share processors.
 
     >>> one = Way(ready_seconds=2.0, rounds=((0.5, Flight(3.0)),), decode_seconds=0.25)
     >>> step_seconds(Compute(1.0, 2.0), [one], lanes=1)  # all of it after the backward pass
     6.75
     """
-    run = _Run(compute.backward_seconds, [_Bucket(way) for way in ways])
+    run = _Run(compute.backward_seconds, ways)
     seconds = compute.forward_seconds / min(1.0, lanes)
     while run.start():
         seconds += run.advance(lanes)
     return seconds
 
 
-@dataclass(eq=False)
-class _Bucket:
-    """How far a DDP bucket has come: ``done`` of its rounds have flown."""
-
-    way: Way
-    done: int = 0
-    computing: float | None = None  # seconds left of what is computed now
-    flying: float | None = None
-    began: bool = False
-    over: bool = False
-
-    @property
-    def next_compute(self) -> float:
-        rounds = self.way.rounds
-        return rounds[self.done][0] if self.done < len(rounds) else self.way.decode_seconds
-
-    @property
-    def flight(self) -> Flight:
-        return self.way.rounds[self.done][1]
+Task = tuple[int, int]
+"""A DDP bucket and which of its rounds."""
 
 
-@dataclass
 class _Run:
-    """A step on its way."""
+    """A step on its way. Of each of the three that go on: seconds left of what it does now, 0 where it does nothing."""
 
-    backward_seconds: float
-    buckets: list[_Bucket]
-    passed: float = 0.0  # of the backward pass
-    waiting: list[_Bucket] = field(default_factory=list)  # for the link, in the order they came to it
-    computing: _Bucket | None = None
+    def __init__(self, backward_seconds: float, ways: Sequence[Way]) -> None:
+        self._ways = ways
+        self._stops = sorted({*(way.ready_seconds for way in ways), backward_seconds})  # of the backward pass
+        self._passed = 0.0
+        self._thread = self._flying = 0.0
+        self._task: Task | None = None
+        self._queue: deque[Task] = deque()  # for the thread, in the order in which they became possible
+        every = [(at, number) for at, way in enumerate(ways) for number in range(len(way.rounds))]
+        self._order = deque(sorted(every, key=lambda task: (sum(task), task[1] > 0, task[0])))  # of the flights to come
+        self._computed: set[Task] = set()  # whose flight may begin
+        self._became_ready()
 
     def start(self) -> bool:
         """Give the thread and the link what they may begin; False at the end of the step."""
-        while self.computing is None and (bucket := self._next()) is not None:
-            bucket.began = True
-            bucket.computing = bucket.next_compute
-            self.computing = bucket
-            self._finish_computing()
-        for bucket in self.waiting[:1]:
-            if bucket.flying is None:
-                bucket.flying = bucket.flight.seconds
-        return self.passed < self.backward_seconds or self.computing is not None or bool(self.waiting)
-
-    def _next(self) -> _Bucket | None:
-        ready = [each for each in self.buckets if not each.over and each.way.ready_seconds <= self.passed]
-        free = [each for each in ready if each not in self.waiting]
-        return next((each for each in free if not each.began), next(iter(free), None))
-
-    def _finish_computing(self) -> None:
-        """If nothing of it is left."""
-        bucket = self.computing
-        if bucket is None or bucket.computing:
-            return
-        self.computing = bucket.computing = None
-        if bucket.done < len(bucket.way.rounds):
-            self.waiting.append(bucket)
-        else:
-            bucket.over = True
+        while self._task is None and self._queue:
+            bucket, number = self._task = self._queue.popleft()
+            rounds = self._ways[bucket].rounds
+            self._thread = rounds[number][0] if number < len(rounds) else self._ways[bucket].decode_seconds
+            if not self._thread:
+                self._has_computed()
+        while not self._flying and self._order and self._order[0] in self._computed:
+            self._flying = self._flight.seconds
+            if not self._flying:
+                self._has_flown()
+                return self.start()
+        return bool(self._stops or self._thread or self._flying)
 
     def advance(self, lanes: float) -> float:
         """Go on to the next moment at which something ends; the seconds until then."""
-        flying = self.waiting[0] if self.waiting else None
-        backward, thread, link = fair(
-            [float(self.passed < self.backward_seconds), float(self.computing is not None), _busy(flying)], lanes
+        stop = self._stops[0] - self._passed if self._stops else 0.0
+        left = [stop, self._thread, self._flying]
+        wants = [1.0, 1.0, self._flight.busy if self._flying else 0.0]
+        speeds = fair([want if each else 0.0 for want, each in zip(wants, left, strict=True)], lanes)
+        ends = [each / speed for each, speed in zip(left, speeds, strict=True)]
+        seconds = min(end for each, end in zip(left, ends, strict=True) if each)
+        stop, self._thread, self._flying = (
+            0.0 if end <= seconds else each - speed * seconds
+            for each, end, speed in zip(left, ends, speeds, strict=True)
         )
-        goals = [each.way.ready_seconds for each in self.buckets if each.way.ready_seconds > self.passed]
-        goal = min([*goals, self.backward_seconds])
-        ends = []
-        if self.passed < self.backward_seconds:
-            ends.append((goal - self.passed) / backward)
-        if self.computing is not None and self.computing.computing:
-            ends.append(self.computing.computing / thread)
-        if flying is not None and flying.flying is not None:
-            ends.append(flying.flying / link)
-        seconds = min(ends)
-        if self.passed < self.backward_seconds:
-            left = (goal - self.passed) / backward
-            self.passed = goal if left <= seconds else self.passed + seconds * backward
-        if self.computing is not None and self.computing.computing:
-            self.computing.computing = _less(self.computing.computing, seconds * thread)
-            self._finish_computing()
-        if flying is not None and flying.flying is not None:
-            flying.flying = _less(flying.flying, seconds * link)
-            if not flying.flying:
-                flying.flying = None
-                flying.done += 1
-                self.waiting.pop(0)
+        if left[0]:
+            self._passed = self._stops[0] - stop
+            if not stop:
+                self._became_ready()
+        if left[1] and not self._thread:
+            self._has_computed()
+        if left[2] and not self._flying:
+            self._has_flown()
         return seconds
 
+    @property
+    def _flight(self) -> Flight:
+        bucket, number = self._order[0]
+        return self._ways[bucket].rounds[number][1]
 
-def _busy(bucket: _Bucket | None) -> float:
-    return bucket.flight.busy if bucket else 0.0
+    def _became_ready(self) -> None:
+        """The backward pass has come to a stop, or begins."""
+        self._queue += [(at, 0) for at, way in enumerate(self._ways) if way.ready_seconds == self._passed]
+        self._stops = [each for each in self._stops if each > self._passed]
 
+    def _has_computed(self) -> None:
+        assert self._task is not None
+        self._computed.add(self._task)
+        self._task = None
 
-def _less(left: float, done: float) -> float:
-    """What is left; nothing if it is rounding."""
-    return left - done if left - done > 1e-12 * left else 0.0
+    def _has_flown(self) -> None:
+        bucket, number = self._order.popleft()
+        self._queue.append((bucket, number + 1))
 
 
 def fair(demands: Sequence[float], lanes: float) -> list[float]:
