@@ -71,6 +71,10 @@ def compare(
     processes: Annotated[
         bool, typer.Option("--processes", help="Real gloo processes under torchrun, not a simulation.")
     ] = False,
+    lab: Annotated[
+        str | None,
+        typer.Option(help="Real processes behind links of this bandwidth: 100mbit, 20mbit/100mbit. Needs root and tc."),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where your own data lies.", show_default="$THRIFTGRAD_DATA, ./data")
     ] = None,
@@ -82,20 +86,24 @@ def compare(
 
     The same command again goes on where it was interrupted.
     """
-    from thriftgrad.lab.comparison import Request
+    from thriftgrad.lab.comparison import ComparisonError, Request
 
+    named = context.get_parameter_source("link")
+    if lab and named and named.name == "COMMANDLINE":
+        raise ComparisonError(f"compare: --lab measures and models one link, {lab}, got --link too; leave one out.")
     request = Request(
         methods=tuple(dict.fromkeys(methods)),
         task=task,
         workers=workers,
         seeds=seeds,
         steps=steps,
-        links=tuple(dict.fromkeys(link)),
+        links=() if lab else tuple(dict.fromkeys(link)),
         target=target,
         tune=tune,
-        processes=processes,
+        processes=processes or lab is not None,
         data_dir=str(data_dir) if data_dir else None,
         on_sgd=on_sgd,
+        lab=lab,
     )
     folder = out or request.default_folder()
     _run(context, request, folder, folder / "report.html")
@@ -178,6 +186,41 @@ def _relay(rank: int, stream: str, line: str) -> None:
     ours.flush()
 
 
+@app.command()
+def advise(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option(help="gpt-small, resnet18, or a function that builds yours: my_module:build.")
+    ] = "gpt-small",
+    workers: Annotated[
+        int | None, typer.Option(help="Workers to advise for.", show_default="torchrun's, else 4")
+    ] = None,
+    link: Annotated[
+        str, typer.Option(help="Bandwidth and latency: 100mbit,2ms. auto measures, under torchrun.")
+    ] = "auto",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="A method to look at; may be repeated.", show_default="ten of them"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("advise.html"),
+) -> None:
+    """Say whether to compress, and with which method, before you train.
+
+    Measures link, backward pass and each method's codec here, models the step, and ranks.
+    """
+    from rich.console import Console
+
+    from thriftgrad.lab.advise import advise as adviser
+    from thriftgrad.lab.advise import page, table
+
+    request = adviser.Request(model, workers, link, tuple(method or ()))
+    with Console(stderr=True).status("") as status:
+        advice = adviser.advise(request, status.update)
+    if adviser.is_first_rank():
+        _console().print(table.table(advice))
+        sys.stdout.write(f"\npage: {page.write(advice, out, context.obj)}\n")
+
+
 reproduce = typer.Typer(help="Measure a paper's claims again: a table claim / paper / ours / verdict, and a report.")
 app.add_typer(reproduce, name="reproduce")
 
@@ -232,7 +275,18 @@ def _run(context: typer.Context, request: Request, folder: Path, report_path: Pa
     from thriftgrad.lab.comparison import prepare, resolve
     from thriftgrad.lab.progress import shown_progress
 
-    comparison = prepare(resolve(request, context.obj), folder)
+    comparison = resolve(request, context.obj)
+    if request.lab:
+        from thriftgrad.lab.namespaces import Network, Shape
+        from thriftgrad.lab.processes import launch
+
+        # Where there can be no network nothing is written.
+        with Network(request.workers, Shape.of(request.lab)) as network, shown_progress() as progress:
+            prepare(comparison, folder)
+            launch(folder, request.workers, progress, network)
+        _show(folder, report_path)
+        return
+    comparison = prepare(comparison, folder)
     with shown_progress() as progress:
         if request.processes:
             from thriftgrad.lab.processes import launch

@@ -24,6 +24,9 @@ class Meter:
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
     link_seconds: dict[str, float] = field(default_factory=dict)
+    waited_seconds: float = 0.0  # for real collectives
+    ahead_seconds: float = 0.0  # what training computes before the next collective
+    paces: list[float] = field(default_factory=list)  # computed before each collective since the last evaluation
 
     def __call__(self, finished: Round) -> None:
         """What a worker computes before a collective is encoding, what it computes after the last one is decoding."""
@@ -33,6 +36,9 @@ class Meter:
             self.decode_seconds += seconds
         else:
             self.encode_seconds += seconds
+            self.paces.append(self.ahead_seconds + seconds)
+        self.ahead_seconds = 0.0
+        self.waited_seconds += finished.waited_seconds or 0.0
         for label, link in self.links.items():
             self.link_seconds[label] = self.link_seconds.get(label, 0.0) + link.seconds(finished)
 
@@ -46,6 +52,14 @@ class Books:
     meter: Meter
     measurement: Measurement = Measurement()
     told: tuple[int, float] = (0, 0.0)  # the step and the payload bytes of the last evaluation
+    skew_seconds: float = 0.0
+
+    def skew(self) -> float:
+        """Seconds by which the slowest worker was behind the mean, over all collectives so far."""
+        paces, self.meter.paces = self.meter.paces, []
+        everybodys = zip(self.cluster.slowest(paces), self.cluster.mean(paces), strict=True)
+        self.skew_seconds += sum(slowest - mean for slowest, mean in everybodys)
+        return self.skew_seconds
 
     def bits_per_coordinate(self, step: int) -> float | None:
         """What a worker has handed to collectives since the last call, per step and coordinate."""
@@ -66,8 +80,8 @@ def evaluation(
     """The record of one method at one step; ``losses``: those of each local worker since the last one."""
     cluster, meter = books.cluster, books.meter
     loss_here = sum(sum(each) / len(each) for each in losses) / len(losses)
-    loss, compute, encode, decode = cluster.mean(
-        [loss_here, compute_seconds, meter.encode_seconds, meter.decode_seconds]
+    loss, compute, encode, decode, waited = cluster.mean(
+        [loss_here, compute_seconds, meter.encode_seconds, meter.decode_seconds, meter.waited_seconds]
     )
     return Evaluation(
         step=step,
@@ -86,6 +100,8 @@ def evaluation(
         **vars(books.measurement.symbols),
         bits_per_coordinate=books.bits_per_coordinate(step),
         levels=levels,
+        waited_seconds=waited,
+        skew_seconds=books.skew(),
     )
 
 

@@ -30,6 +30,10 @@ class Cluster(ABC):
         """The mean over processes of each number."""
 
     @abstractmethod
+    def slowest(self, seconds: Sequence[float]) -> list[float]:
+        """The greatest over processes of each number."""
+
+    @abstractmethod
     def follow(self, buffers: Iterable[Tensor]) -> None:
         """Overwrite each buffer with that of worker 0."""
 
@@ -55,6 +59,9 @@ class Simulated(Cluster):
     def mean(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
 
+    def slowest(self, seconds: Sequence[float]) -> list[float]:
+        return list(seconds)
+
     def follow(self, buffers: Iterable[Tensor]) -> None:
         """Nothing to do: worker 0's are here."""
 
@@ -73,11 +80,18 @@ class Processes(Cluster):
         return [run(comm, observe=observe)]
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
-        mine = torch.tensor(numbers, dtype=torch.float64)
-        everybodys = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(everybodys, mine)
         # Summed in the order of ranks, as a simulation does, for the same bits.
-        return [sum(column) / self.world for column in zip(*(each.tolist() for each in everybodys), strict=True)]
+        return [sum(column) / self.world for column in self._everybodys(numbers)]
+
+    def slowest(self, seconds: Sequence[float]) -> list[float]:
+        return [max(column) for column in self._everybodys(seconds)]
+
+    def _everybodys(self, numbers: Sequence[float]) -> list[tuple[float, ...]]:
+        """For each number, that of every process."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        gathered = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(gathered, mine)
+        return list(zip(*(each.tolist() for each in gathered), strict=True))
 
     def follow(self, buffers: Iterable[Tensor]) -> None:
         for buffer in buffers:

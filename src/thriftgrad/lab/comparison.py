@@ -24,6 +24,7 @@ from thriftgrad.comm import LinkModel
 from thriftgrad.comm.requests import AllReduceRequest
 from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
+from thriftgrad.lab.namespaces import Shape
 from thriftgrad.lab.training import PLAIN
 from thriftgrad.local import Hub, LocalMethod, Schedule
 from thriftgrad.tasks.task import Task
@@ -52,6 +53,7 @@ class Request:
     processes: bool
     data_dir: str | None
     on_sgd: bool = False
+    lab: str | None = None
 
     def __post_init__(self) -> None:
         for name, unit in (("workers", "worker"), ("seeds", "seed")):
@@ -67,12 +69,19 @@ class Request:
             raise ComparisonError(
                 "compare: --on-sgd trains by plain SGD at the task's learning rate, got --tune too; leave one out."
             )
+        if self.on_sgd and self.lab:
+            raise ComparisonError(
+                f"compare: --lab measures how long methods take to train, and with --on-sgd none does, got --lab "
+                f"{self.lab} too; leave one out."
+            )
 
     @property
     def digest(self) -> str:
         """Eight characters that differ between requests."""
-        asked = asdict(self)
-        stated = asked if self.on_sgd else {name: asked[name] for name in asked if name != "on_sgd"}
+        stated = asdict(self)
+        for name in ("on_sgd", "lab"):  # which earlier versions had not
+            if not stated[name]:
+                del stated[name]
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:8]
 
     def default_folder(self) -> Path:
@@ -97,6 +106,12 @@ class Comparison:
         )
         return replace(self, configuration=replace(self.configuration, methods=rows))
 
+    def with_latency(self, seconds: float) -> Comparison:
+        """The comparison whose links are modelled with the latency that was measured."""
+        rows = tuple(replace(link, latency_seconds=seconds) for link in self.configuration.links)
+        links = {label: replace(link, latency_seconds=seconds) for label, link in self.links.items()}
+        return replace(self, configuration=replace(self.configuration, links=rows), links=links)
+
     def save(self, folder: Path) -> None:
         """Write the resolved configuration, whole or not at all."""
         text = json.dumps(asdict(self.configuration) | {"request": asdict(self.request)}, indent=1)
@@ -114,7 +129,10 @@ def resolve(request: Request, command: str = "") -> Comparison:
     Raises ``ComparisonError``, or the error of the part that does not read or does not fit the task.
     """
     methods = {text: as_method(text) for text in request.methods}
-    links = {text: as_link(text) for text in request.links}
+    if request.lab is None:
+        links = {text: as_link(text) for text in request.links}
+    else:
+        links = {request.lab: Shape.of(request.lab).modelled(latency_seconds=0.0)}  # which is measured later
     task = tasks.load(request.task, request.data_dir)
     if request.target is not None:
         task = replace(task, target=request.target)
@@ -152,7 +170,7 @@ def resolve(request: Request, command: str = "") -> Comparison:
             task.name, task.description, task.quality, task.higher_is_better, task.target, dict(task.provenance)
         ),
         parameters=elements,
-        mode="processes" if request.processes else "simulated",
+        mode="lab" if request.lab else "processes" if request.processes else "simulated",
         workers=request.workers,
         seeds=tuple(range(request.seeds)),
         steps=request.steps or task.steps,
@@ -205,20 +223,26 @@ def prepare(comparison: Comparison, folder: Path) -> Comparison:
         raise ComparisonError(f"compare: {path} is corrupt ({str(error).rstrip('.')}); {elsewhere}.") from error
     # What was asked for comes first: most other differences follow from it.
     asked = found.get("request")
-    asked = {"on_sgd": False} | asked if isinstance(asked, dict) else asked  # earlier versions had no such field
+    # Earlier versions had no such fields.
+    asked = {"on_sgd": False, "lab": None} | asked if isinstance(asked, dict) else asked
     different = list(_differences(asked, _plain(comparison.request))) or list(
         _differences(_lasting(configuration), _lasting(comparison.configuration))
     )
     if different:
         raise ComparisonError(f"compare: {folder} holds another comparison ({'; '.join(different)}); {elsewhere}.")
-    return replace(comparison, configuration=configuration)
+    comparison = replace(comparison, configuration=configuration)
+    return comparison.with_latency(configuration.links[0].latency_seconds) if comparison.request.lab else comparison
 
 
 def _lasting(configuration: records.Configuration) -> dict[str, Any]:
-    """What must not change between two sittings: all but the clock, the command's wording and what tuning chose."""
+    """What must not change between two sittings: all but the clock, the command's wording, and what was found out.
+
+    That is what tuning chose, and in the lab the latency of the link that was asked for.
+    """
     plain: dict[str, Any] = _plain(configuration)
     methods = {row.slug: row.expression for row in configuration.methods}
-    return {name: plain[name] for name in plain if name not in ("started", "command")} | {"methods": methods}
+    passing = ("started", "command", *(["links"] if configuration.mode == "lab" else []))
+    return {name: plain[name] for name in plain if name not in passing} | {"methods": methods}
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from thriftgrad.lab import agreement
 from thriftgrad.lab.summary import Crossing, MethodSummary, Summary
 from thriftgrad.lab.table import MISSING, human_bytes, quality_text, significant, status_text, target_text, times_text
 
@@ -14,7 +15,7 @@ def findings(summary: Summary) -> tuple[str, ...]:
     there = [method for method in summary.methods if method.steps_to_target.mean is not None]
     if there:
         sentences = [_bytes_finding(there, target_text(summary))]
-        sentences += [_seconds_finding(there, link.label) for link in summary.configuration.links]
+        sentences += [_seconds_finding(there, clock.label) for clock in summary.configuration.clocks]
         if all(method.saves_bytes for method in there):
             sentences.append("Nothing here says whether to compress: no method as large as bf16 reaches the target.")
     else:
@@ -31,6 +32,8 @@ def findings(summary: Summary) -> tuple[str, ...]:
         sentences.append(f"Not at the target on every seed: {missed}.")
     if left_out:
         sentences.append(f"Runs left out of the final quality: {left_out}.")
+    if summary.in_lab:
+        sentences.append(agreement.finding(summary))
     return tuple(sentences)
 
 

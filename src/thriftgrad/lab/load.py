@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 Status = Literal["finished", "diverged", "unfinished"]
 Protocol = Literal["trained", "on-sgd"]
 """Whether each method trains a model of its own, or all look on while plain SGD trains one."""
+Mode = Literal["simulated", "processes", "lab"]
+"""Where workers live: in one process, in one each, or in one each behind a link that is shaped."""
 
 
 class RecordsError(ValueError):
@@ -48,6 +50,13 @@ class Link:
     up_bits_per_second: float
     down_bits_per_second: float
     latency_seconds: float
+
+
+class Clock(NamedTuple):
+    """An account of the seconds of a run: with those modelled for a link, or (None) with those waited in the lab."""
+
+    label: str
+    link: str | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Configuration:
     thriftgrad: str
     task: Task
     parameters: int
-    mode: Literal["simulated", "processes"]
+    mode: Mode
     workers: int
     seeds: tuple[int, ...]
     steps: int
@@ -127,6 +136,14 @@ class Configuration:
     started: str
     command: str
     protocol: Protocol = "trained"
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        """Every account of seconds: by each link's model, and in the lab as measured, which comes first."""
+        if self.mode != "lab":
+            return tuple(Clock(link.label, link.label) for link in self.links)
+        (link,) = self.links
+        return Clock(f"{link.label} measured", None), Clock(f"{link.label} modelled", link.label)
 
 
 @dataclass(frozen=True)
@@ -143,8 +160,9 @@ class Evaluation:
     """One ``eval`` record; bytes and seconds are cumulative, of one worker.
 
     ``distortion.py`` defines what stands after ``link_seconds``, and ``bits_per_coordinate`` is what a worker handed to
-    collectives since the evaluation before, per step and coordinate. What was not measured is None, or left out in
-    records of earlier versions.
+    collectives since the evaluation before, per step and coordinate. ``waited_seconds``: how long it waited for real
+    collectives; ``skew_seconds``: how much longer than the mean the slowest worker computed before each of them. What
+    was not measured is None, or left out in records of earlier versions.
     """
 
     step: int
@@ -169,15 +187,21 @@ class Evaluation:
     symbol_entropy_bits: float | None = None
     bits_per_coordinate: float | None = None
     levels: Levels | None = None
+    waited_seconds: float = 0.0
+    skew_seconds: float = 0.0
 
     @property
     def bytes_both(self) -> float:
         """Link bytes so far, up and down together."""
         return self.up_bytes + self.down_bytes
 
-    def seconds(self, link: str) -> float:
-        """Compute + encode + decode as measured, plus the modelled link, one after the other (no overlap)."""
-        return self.compute_seconds + self.encode_seconds + self.decode_seconds + self.link_seconds[link]
+    def seconds(self, link: str | None) -> float:
+        """Compute + encode + decode as measured, plus the modelled link, one after the other (no overlap).
+
+        Of real processes, the slowest before each collective. ``link=None``: plus what was waited on the real link.
+        """
+        communication = self.waited_seconds if link is None else self.skew_seconds + self.link_seconds[link]
+        return self.compute_seconds + self.encode_seconds + self.decode_seconds + communication
 
 
 @dataclass(frozen=True)

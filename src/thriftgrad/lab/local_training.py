@@ -53,6 +53,7 @@ def train_local(
 
     yield record(0, task.evaluate(shared))
     losses = [[] for _ in models]
+    cluster.barrier()  # or the next sync would wait for who evaluates last
     for step in range(1, steps + 1):
         start = perf_counter()
         for model, optimizer, source, told in zip(models, optimizers, batches, losses, strict=True):
@@ -61,7 +62,8 @@ def train_local(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             told.append(float(loss.detach()))
-        compute_seconds += (perf_counter() - start) / len(models)
+        books.meter.ahead_seconds = (perf_counter() - start) / len(models)
+        compute_seconds += books.meter.ahead_seconds
         measured = step % evaluate_every == 0 or step == steps
         # A local model that is not finite would be brought back to the shared one by the sync, and go unseen.
         finite = all_finite(chain.from_iterable(named(model).parameters.values() for model in models))
@@ -76,6 +78,7 @@ def train_local(
             yield record(step, task.evaluate(shared))
             books.measurement = Measurement()  # until a sync falls on an evaluation again
             losses = [[] for _ in models]
+            cluster.barrier()
 
 
 class Crew(ABC):

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -77,6 +77,17 @@ class Shape:
     def down_bits_per_second(self) -> float | None:
         """What a worker may receive."""
         return (self.model.down_bits_per_second or self.model.up_bits_per_second) if self.model else None
+
+    def modelled(self, latency_seconds: float) -> LinkModel:
+        """The link as the stream sees it, which shares the bandwidth with headers; ``LabError`` if it is unlimited."""
+        if self.model is None:
+            raise LabError(f"lab: a link without a limit has no model, got {self.text!r}; name one such as 100mbit.")
+        return replace(
+            self.model,
+            up_bits_per_second=STREAM_SHARE * self.model.up_bits_per_second,
+            down_bits_per_second=STREAM_SHARE * (self.model.down_bits_per_second or self.model.up_bits_per_second),
+            latency_seconds=latency_seconds,
+        )
 
     @property
     def latency_seconds(self) -> float:

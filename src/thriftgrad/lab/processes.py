@@ -1,4 +1,7 @@
-"""A comparison on real processes: torchrun starts one gloo rank per worker, and they tell how far they are."""
+"""A comparison on real processes: one gloo rank per worker, which tell how far they are.
+
+torchrun starts them on this machine's loopback; in the lab each has a network of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from thriftgrad.lab.comparison import ComparisonError
+from thriftgrad.lab.launch import RankFailedError
+from thriftgrad.lab.namespaces import Network
 from thriftgrad.lab.runner import Progress, Report
 
 LOG = "processes.log"
 PATIENCE_SECONDS = 20.0
 
 
-def launch(folder: Path, workers: int, report: Report) -> None:
-    """Run the comparison that ``folder`` holds on ``workers`` local processes.
+WORKER = "thriftgrad.lab.worker"
+
+
+def launch(folder: Path, workers: int, report: Report, network: Network | None = None) -> None:
+    """Run the comparison that ``folder`` holds on ``workers`` local processes, behind the links of a network if given.
 
     Raises ``ComparisonError`` with the first error they tell of if they fail.
     """
     log = folder / LOG
-    failed = torchrun("thriftgrad.lab.worker", str(folder), workers, log, lambda said: report(Progress(**said)))
+
+    def hear(said: dict[str, Any]) -> None:
+        report(Progress(**said))
+
+    if network is None:
+        failed = torchrun(WORKER, str(folder), workers, log, hear)
+    else:
+        failed = behind_links(network, WORKER, str(folder), log, hear)
     if failed:
         raise ComparisonError(f"compare: the processes failed ({failed}); all they said is in {log}.")
 
@@ -37,7 +52,7 @@ def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
     command += ["-m", module, argument]
-    errors = []
+    listener = Listener(hear)
     with (
         log.open("w") as written,
         # In a session of their own, for the terminal's interrupt to reach this process alone.
@@ -55,11 +70,7 @@ def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable
         assert processes.stdout is not None
         try:
             for line in processes.stdout:
-                match json.loads(line) if line.startswith("{") else None:
-                    case {"error": error}:
-                        errors.append(error)
-                    case dict(said):
-                        hear(said)
+                listener.take(line)
             processes.wait()
         finally:
             processes.stdin.close()
@@ -67,9 +78,47 @@ def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable
                 processes.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 processes.kill()
-    if processes.returncode:
-        return errors[0].rstrip(".") if errors else f"exit code {processes.returncode}"
+    return listener.failure(f"exit code {processes.returncode}") if processes.returncode else None
+
+
+def behind_links(
+    network: Network, module: str, argument: str, log: Path, hear: Callable[[dict[str, Any]], None]
+) -> str | None:
+    """The same on every rank of a network."""
+    listener = Listener(hear)
+    with log.open("w") as written:
+
+        def take(rank: int, stream: str, line: str) -> None:
+            if stream == "stdout":
+                listener.take(line)
+            else:
+                written.write(f"[{rank}] {line}\n")
+
+        try:
+            network.run([sys.executable, "-m", module, argument], hear=take)
+        except RankFailedError as error:
+            return listener.failure(f"rank {error.rank} {error.how}")
     return None
+
+
+class Listener:
+    """Hears what processes ``say`` among other output."""
+
+    def __init__(self, hear: Callable[[dict[str, Any]], None]) -> None:
+        self._hear = hear
+        self._errors: list[str] = []
+
+    def take(self, line: str) -> None:
+        """One line of a process's output."""
+        match json.loads(line) if line.startswith("{") else None:
+            case {"error": error}:
+                self._errors.append(error)
+            case dict(said):
+                self._hear(said)
+
+    def failure(self, otherwise: str) -> str:
+        """The first error they have told of, which the others follow from."""
+        return self._errors[0].rstrip(".") if self._errors else otherwise
 
 
 def say(message: Progress | Exception | dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from thriftgrad.lab.findings import findings
-from thriftgrad.lab.load import Link, Run
+from thriftgrad.lab.load import Clock, Run
 from thriftgrad.lab.summary import MethodSummary, Summary, means, read_summary
 from thriftgrad.lab.table import column_groups, human_bytes, notes, quality_text, significant, status_text, target_text
 
@@ -73,18 +73,19 @@ def render(summary: Summary, comparison_json: str) -> str:
 
 def charts(summary: Summary) -> dict[str, Any]:
     """What the page's script draws, as plain JSON values; methods keep their order, and so their colour."""
-    task, links = summary.configuration.task, summary.configuration.links
+    task, clocks = summary.configuration.task, summary.configuration.clocks
     return {
         "quality": task.quality,
         "target": task.target,
         "higher_is_better": task.higher_is_better,
         "on_sgd": summary.on_sgd,
+        "in_lab": summary.in_lab,
         "methods": [
             {
                 "label": method.method.label,
-                "curve": _curve([run for run in method.runs if run.status == "finished"], links),
+                "curve": _curve([run for run in method.runs if run.status == "finished"], clocks),
                 "strays": [
-                    _curve([run], links) | {"seed": run.seed, "status": run.status}
+                    _curve([run], clocks) | {"seed": run.seed, "status": run.status}
                     for run in method.runs
                     if run.status != "finished"
                 ],
@@ -96,7 +97,7 @@ def charts(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _curve(runs: Sequence[Run], links: Sequence[Link]) -> dict[str, Any]:
+def _curve(runs: Sequence[Run], clocks: Sequence[Clock]) -> dict[str, Any]:
     """Mean, lowest and highest quality over runs at the steps that all of them evaluated, against every cost."""
     by_step = [{at.step: at for at in run.evaluations if at.quality is not None} for run in runs]
     steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
@@ -105,7 +106,7 @@ def _curve(runs: Sequence[Run], links: Sequence[Link]) -> dict[str, Any]:
     return {
         "steps": steps,
         "bytes": [fmean(at.bytes_both for at in row) for row in rows],
-        "seconds": {link.label: [fmean(at.seconds(link.label) for at in row) for row in rows] for link in links},
+        "seconds": {label: [fmean(at.seconds(link) for at in row) for row in rows] for label, link in clocks},
         "mean": [fmean(values) for values in qualities],
         "low": [min(values) for values in qualities],
         "high": [max(values) for values in qualities],

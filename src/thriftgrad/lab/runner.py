@@ -18,6 +18,7 @@ import torch
 
 from thriftgrad.lab.cluster import Cluster
 from thriftgrad.lab.comparison import Comparison, ComparisonError
+from thriftgrad.lab.latency import calibrated
 from thriftgrad.lab.load import Evaluation, Method, Tuning
 from thriftgrad.lab.training import train, train_plain
 from thriftgrad.local import LocalMethod
@@ -52,6 +53,8 @@ def execute(comparison: Comparison, folder: Path, cluster: Cluster, report: Repo
     this; the one with worker 0 writes. Raises ``ComparisonError`` for a file that is corrupt.
     """
     torch.set_num_threads(comparison.configuration.threads)
+    if comparison.request.lab:
+        comparison = calibrated(comparison, folder, cluster)
     if comparison.request.tune:
         comparison = tune(comparison, folder, cluster, report)
     steps = comparison.configuration.steps

@@ -147,6 +147,11 @@ class Summary:
         """Whether plain SGD trained and the methods looked on."""
         return self.configuration.protocol == "on-sgd"
 
+    @property
+    def in_lab(self) -> bool:
+        """Whether the workers were real processes behind shaped links, with seconds that were measured."""
+        return self.configuration.mode == "lab"
+
 
 def read_summary(directory: Path) -> Summary:
     """Load a comparison directory and summarise it; raises RecordsError as ``load`` does."""
@@ -184,8 +189,8 @@ def _summarise_method(configuration: Configuration, method: Method, runs: tuple[
         steps_to_target=crossing(lambda at: at.step),
         bytes_to_target=crossing(lambda at: at.bytes_both),
         seconds_to_target={
-            link.label: crossing(lambda at, label=link.label: at.seconds(label))  # type: ignore[misc]
-            for link in configuration.links
+            clock.label: crossing(lambda at, link=clock.link: at.seconds(link))  # type: ignore[misc]
+            for clock in configuration.clocks
         },
         compute_seconds=_per_step(runs, lambda at: at.compute_seconds),
         encode_seconds=_per_step(runs, lambda at: at.encode_seconds),

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import floor, log10
 from textwrap import wrap
@@ -14,6 +14,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from thriftgrad.lab import agreement
+from thriftgrad.lab.agreement import Agreement
+from thriftgrad.lab.namespaces import STREAM_SHARE
 from thriftgrad.lab.summary import Crossing, Means, MethodSummary, Summary
 
 MISSING = "-"
@@ -21,13 +24,17 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: cells, the values to sort them by (None sorts last), and the rows that hold the best value."""
+    """One column: cells, the values to sort them by (None sorts last), and the rows that hold the best value.
+
+    ``apart``: the rows whose value was modelled and is not what was measured.
+    """
 
     group: str
     name: str
     cells: tuple[str, ...]
     values: tuple[float | None, ...]
     best: frozenset[int]
+    apart: frozenset[int] = frozenset()
 
 
 def human_bytes(count: float) -> str:
@@ -79,7 +86,7 @@ def status_text(method: MethodSummary) -> str:
 def columns(summary: Summary) -> tuple[Column, ...]:
     """Every column after the method's name, in the order they are shown."""
     milliseconds = (
-        _numbers("ms per step", name, [None if each is None else each * 1000 for each in seconds], significant)
+        _numbers("ms per step", name, [_milliseconds(each) for each in seconds], significant)
         for name, seconds in (
             ("encode", [method.encode_seconds for method in summary.methods]),
             ("decode", [method.decode_seconds for method in summary.methods]),
@@ -87,7 +94,8 @@ def columns(summary: Summary) -> tuple[Column, ...]:
     )
     if summary.on_sgd:
         return (*_distortions(summary), *_bytes(summary), *milliseconds)
-    return (*_qualities(summary), *_bytes(summary), *_costs(summary), *milliseconds)
+    steps = _steps(summary) if summary.in_lab else ()
+    return (*_qualities(summary), *_bytes(summary), *_costs(summary), *steps, *milliseconds)
 
 
 def _qualities(summary: Summary) -> tuple[Column, ...]:
@@ -127,14 +135,43 @@ def _bytes(summary: Summary) -> tuple[Column, ...]:
 
 def _costs(summary: Summary) -> tuple[Column, ...]:
     methods, target, seconds = summary.methods, "to target", "seconds to target"
+    off = _apart(agreement.to_target(summary)) if summary.in_lab else frozenset()
     return (
         _crossings(target, "steps", [method.steps_to_target for method in methods], "{:,.0f}".format),
         _crossings(target, "bytes", [method.bytes_to_target for method in methods], human_bytes),
         *(
-            _crossings(seconds, link.label, [method.seconds_to_target[link.label] for method in methods], significant)
-            for link in summary.configuration.links
+            _marked(
+                _crossings(seconds, label, [method.seconds_to_target[label] for method in methods], significant),
+                off if summary.in_lab and link is not None else frozenset(),
+            )
+            for label, link in summary.configuration.clocks
         ),
     )
+
+
+def _steps(summary: Summary) -> tuple[Column, ...]:
+    """What a step took in the lab, and what the model says of it."""
+    found, group = agreement.of_steps(summary), "ms per step"
+    off = _apart(found)
+    return (
+        _numbers(group, "measured", [_milliseconds(each.measured) for each in found], significant, min),
+        _marked(_numbers(group, "modelled", [_milliseconds(each.modelled) for each in found], significant), off),
+        _marked(_numbers(group, "model off by", [each.off for each in found], "{:+.0%}".format), off),
+    )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
+
+
+def _apart(found: Sequence[Agreement]) -> frozenset[int]:
+    return frozenset(row for row, each in enumerate(found) if not each.holds)
+
+
+def _marked(column: Column, apart: frozenset[int]) -> Column:
+    """The column with a mark at the cells that a model got wrong: colour alone would not be seen by all."""
+    cells = tuple(f"{cell} (!)" if row in apart else cell for row, cell in enumerate(column.cells))
+    return replace(column, cells=cells, apart=apart)
 
 
 def _distortions(summary: Summary) -> tuple[Column, ...]:
@@ -216,6 +253,8 @@ def notes(summary: Summary) -> tuple[str, ...]:
     seeds = f"{len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''} ({', '.join(map(str, sorted(c.seeds)))})"
     if c.mode == "simulated":
         mode = "the workers are simulated in one process"
+    elif summary.in_lab:
+        mode = f"every worker is a real process behind a link of {c.links[0].label}, shaped both ways"
     else:
         mode = "every worker is a real process on this machine"
     fp32, bf16 = human_bytes(c.baseline_bytes.fp32.both), human_bytes(c.baseline_bytes.bf16.both)
@@ -249,10 +288,28 @@ def notes(summary: Summary) -> tuple[str, ...]:
         "Bytes: link bytes of one worker, mean over workers; bytes to target are up and down together; "
         "1 kB = 1000 bytes.",
         less,
-        "Seconds: compute, encode and decode of one worker, measured on this machine, plus the modelled link, one "
-        "after the other: no overlap.",
+        *(_lab_notes(summary) if summary.in_lab else [_SECONDS]),
         *_local_notes(summary),
     )
+
+
+_SECONDS = (
+    "Seconds: compute, encode and decode of one worker, measured on this machine, plus the modelled link, one "
+    "after the other: no overlap."
+)
+
+
+def _lab_notes(summary: Summary) -> list[str]:
+    """What was measured, what was modelled, and what a mark says."""
+    (link,) = summary.configuration.links
+    return [
+        "Seconds, measured: compute, encode and decode of one worker and what it waited for the network, mean over "
+        "workers; modelled: the same, of the slowest worker before each collective, and the modelled link, one after "
+        "the other: no overlap.",
+        f"Modelled link: {STREAM_SHARE:.1%} of the bandwidth, which is what headers leave of full frames, and "
+        f"{significant(link.latency_seconds * 1000)} ms a hop, measured before the first run. (!) The model is more "
+        f"than {agreement.TOLERANCE:.0%} off what was measured.",
+    ]
 
 
 def _local_notes(summary: Summary) -> list[str]:
@@ -288,7 +345,10 @@ def _name_cell(method: MethodSummary) -> Text:
 
 
 def _stack(group: Sequence[Column], row: int) -> Text:
-    cells = [(column.cells[row], "bold green" if row in column.best else "") for column in group]
+    cells = [
+        (column.cells[row], "bold red" if row in column.apart else "bold green" if row in column.best else "")
+        for column in group
+    ]
     return Text("\n").join(Text(cell, style) for cell, style in cells)
 
 

@@ -129,11 +129,14 @@ def _trajectory(
 
     yield evaluations(0, task.evaluate(model))
     losses = [[] for _ in cluster.ranks]
+    cluster.barrier()  # or the next exchange would wait for who evaluates last
     for step in range(1, steps + 1):
         start = perf_counter()
         gradients = local_gradients(task, model, batches, losses)
-        compute_seconds += (perf_counter() - start) / len(cluster.ranks)
-        cluster.follow(model.buffers())
+        ahead_seconds = (perf_counter() - start) / len(cluster.ranks)
+        compute_seconds += ahead_seconds
+        for each in exchanges:
+            each.meter.ahead_seconds = ahead_seconds
 
         key, measured = Key(seed).fold(step - 1), step % evaluate_every == 0 or step == steps
         before = [each.states for each in exchanges]
@@ -145,6 +148,7 @@ def _trajectory(
         optimizer.step()
         compute_seconds += perf_counter() - start
 
+        cluster.follow(model.buffers())
         (loss,) = cluster.mean([sum(each[-1] for each in losses)])
         if not isfinite(loss) or not all_finite(parameters.values()):
             for each in exchanges:
@@ -157,6 +161,7 @@ def _trajectory(
                 each.measurement = measure(cluster, each.aggregator, gradients, states, key, mean, estimate)
             yield evaluations(step, task.evaluate(model))
             losses = [[] for _ in cluster.ranks]
+            cluster.barrier()
 
 
 def local_gradients(
