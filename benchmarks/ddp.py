@@ -23,16 +23,21 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
+from ddp_loss import against_seconds, quickest, trained
 from ddp_measure import leave
-from ddp_report import into_readme, read, results
+from ddp_report import best, into_readme, read, results
 from ddp_rows import ROWS, Row
 
 from thriftgrad.lab.launch import RankFailedError
-from thriftgrad.lab.namespaces import LabError, Network, Shape
+from thriftgrad.lab.namespaces import UNLIMITED, LabError, Network, Shape
 
 HERE = Path(__file__).parent
 COMMAND = "sudo .venv/bin/python benchmarks/ddp.py"
 WORKERS, LINKS = (2, 4), ("100mbit", "1gbit", "unlimited")
+COMPARED = ("DDP float32", "bf16_compress_hook", "powerSGD_hook rank 2")
+TRAINED, BEST = (2, "100mbit"), 5
+LEARNING_RATES = (0.3, 0.1, 0.03)
+FIGURE = HERE.parent / "docs" / "figures" / "loss_against_seconds.svg"
 SLOWEST_SECONDS = 150  # that one row may take, with all that belongs to it
 
 
@@ -57,24 +62,59 @@ def say(*words: object) -> None:
     print(*words, file=sys.stderr, flush=True)
 
 
-def measure(workers: int, link: str, rows: Sequence[Row], folder: Path, budget: float, paths: str = "") -> None:
-    """Measure what has no file yet. A row that fails leaves its reason, and the others go on without it."""
+def launch(
+    script: str, workers: int, link: str, labels: dict[str, str], folder: Path, *more: str, paths: str = ""
+) -> None:
+    """Have the ranks do what has no file yet, by file name. What fails leaves its reason, and the others go on."""
     folder.mkdir(parents=True, exist_ok=True)
     path = {"PYTHONPATH": os.pathsep.join(filter(None, (paths, os.environ.get("PYTHONPATH"))))}
-    labels = {row.slug: row.label for row in rows if not (folder / f"{row.slug}.json").exists()}
-    while labels:
-        watch = Watch(list(labels))
-        command = [sys.executable, str(HERE / "ddp_measure.py"), str(folder), link, *labels, "--budget", str(budget)]
+    left = [name for name in labels if not (folder / f"{name}.json").exists()]
+    while left:
+        watch = Watch(left)
+        command = [sys.executable, str(HERE / script), str(folder), link, *left, *more]
         try:
             with Network(workers, Shape.of(link)) as network:
-                network.run(command, path, watch, SLOWEST_SECONDS * len(labels))
+                network.run(command, path, watch, SLOWEST_SECONDS * len(left))
         except (RankFailedError, TimeoutError) as error:
             why = f"{error.how}: {' '.join(error.lines[-1:])}" if isinstance(error, RankFailedError) else str(error)
             say(f"  {watch.now} failed: {why}")
             failed = {"label": labels[watch.now], "workers": workers, "link": link, "error": why}
             leave(folder / f"{watch.now}.json", failed)
             watch.left.remove(watch.now)
-        labels = {slug: labels[slug] for slug in watch.left}
+        left = watch.left
+
+
+def table(
+    workers: Sequence[int], links: Sequence[str], rows: Sequence[Row], out: Path, budget: float, hivemind: str
+) -> None:
+    """Measure all cells."""
+    began = monotonic()
+    for count, link in product(workers, links):
+        say(f"{count} workers, {link} ({monotonic() - began:.0f} s so far)")
+        for others, paths in ((False, ""), (True, hivemind)):
+            labels = {row.slug: row.label for row in rows if (row.library is not None) is others}
+            launch("ddp_measure.py", count, link, labels, out / f"{count}-{link}", "--budget", str(budget), paths=paths)
+
+
+def loss(out: Path) -> None:
+    """Train by the best five and by what they are compared with: at each learning rate, then on a slow link.
+
+    They are the best of the table, which has to be there.
+    """
+    cell = read(out).get(TRAINED)
+    if not cell:
+        raise LabError(
+            f"loss: {out} has no measured steps of 2 workers at 100mbit to choose from; run the table first."
+        )
+    rows, folder = {row.label: row for row in ROWS}, out / "loss"
+    slugs = {rows[label].slug: label for label in (*COMPARED, *best(cell, BEST))}
+    say("learning rates")
+    tuning = {f"{slug}@{rate}": label for slug, label in slugs.items() for rate in LEARNING_RATES}
+    launch("ddp_train.py", TRAINED[0], UNLIMITED, tuning, folder / UNLIMITED)
+    say(f"behind {TRAINED[1]}")
+    chosen = quickest(folder / UNLIMITED)
+    names = {f"{slug}@{chosen[label]}": label for slug, label in slugs.items() if label in chosen}
+    launch("ddp_train.py", *TRAINED, names, folder / TRAINED[1])
 
 
 def main() -> None:
@@ -91,17 +131,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / f"ddp-{date.today()}.md")
     parser.add_argument("--readme", type=Path, help="a page with the marks between which the table belongs")
     options = parser.parse_args()
-    workers, links = ((2,), ("1gbit",)) if options.quick else (options.workers, options.links)
     rows = [row for row in ROWS if any(text in row.label for text in options.rows)]
-    began = monotonic()
-    for count, link in product(workers, links) if options.what == "table" else ():
-        say(f"{count} workers, {link} ({monotonic() - began:.0f} s so far)")
-        folder = options.out / f"{count}-{link}"
-        measure(count, link, [row for row in rows if row.library is None], folder, options.budget)
-        others = [row for row in rows if row.library is not None]
-        measure(count, link, others, folder, options.budget, options.hivemind)
+    workers, links = ((2,), ("1gbit",)) if options.quick else (options.workers, options.links)
+    match options.what:
+        case "table":
+            table(workers, links, rows, options.out, options.budget, options.hivemind)
+        case "loss":
+            loss(options.out)
     cells = read(options.out)
-    options.results.write_text(results(cells, COMMAND))
+    curves = trained(options.out / "loss" / TRAINED[1])
+    options.results.write_text(
+        "\n".join([results(cells, COMMAND), *(against_seconds(curves, FIGURE) if curves else ())])
+    )
     if options.readme:
         into_readme(options.readme, cells)
 

@@ -107,9 +107,14 @@ class Row(ABC):
         """The name of its files."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
 
+    @property
+    def family(self) -> str:
+        """The kind without its number."""
+        return self.kind.split()[0]
+
     @abstractmethod
     def begin(self, module: nn.Module, learning_rate: float, setting: Setting) -> Training:
-        """Start a worker's training; all of them have the same module."""
+        """Start a worker's training; all have the same module. ``learning_rate``: as for SGD with momentum."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ class LocalRow(Row):
     method: LocalMethod
 
     def begin(self, module: nn.Module, learning_rate: float, setting: Setting) -> Training:
-        optimizer = self.method.optimizer(module.parameters(), learning_rate)
+        scale = self.method.learning_rate_scale
+        optimizer = self.method.optimizer(module.parameters(), scale * learning_rate)
         local = LocalUpdates(module, self.method, optimizer)
         return Training(module, optimizer, repr(self.method), local, local.step)
 
