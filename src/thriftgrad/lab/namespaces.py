@@ -59,10 +59,12 @@ class Shape:
         >>> Shape.of("20mbit/100mbit").down_bits_per_second
         100000000.0
         """
+        if text == UNLIMITED:
+            return cls(text, None)
         from thriftgrad.comm import LinkModel  # with torch, which takes a while
 
         try:
-            return cls(text, None if text == UNLIMITED else LinkModel.of(text))
+            return cls(text, LinkModel.of(text))
         except ValueError as error:
             raise LabError(
                 f'lab: expected a link such as "100mbit", "20mbit/100mbit" (up/down) or "unlimited", got {text!r}.'
@@ -237,7 +239,7 @@ def burst_bytes(bits_per_second: float) -> int:
     nothing), and a bucket below 70 kB at 1 Gbit has the kernel cut every 64 KiB packet in software, which costs a third
     of the rate.
     """
-    return max(1600, int(bits_per_second / 8 * 0.56e-3))
+    return max(1600, round(bits_per_second / 8 * 0.56e-3))
 
 
 def _shape(namespace: str, device: str, bits_per_second: float, latency_seconds: float) -> None:
