@@ -107,8 +107,9 @@ class TopK(Compressor[None, Support]):
 
     def decompress(self, payload: Payload[Support]) -> Tensor:
         spec = payload.layout.spec
-        flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
-        return flat.index_copy_(0, self._indices(payload), payload.carrier.to(spec.dtype)).view(spec.shape)
+        whole = spec.zeros()
+        whole.view(-1).index_copy_(0, self._indices(payload), payload.carrier.to(spec.dtype))
+        return whole
 
     def add_to(self, total: Tensor, payload: Payload[Support]) -> None:
         kernels.add_at(total.view(-1), self._indices(payload), payload.carrier.to(payload.layout.spec.dtype))

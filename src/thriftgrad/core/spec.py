@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from thriftgrad.kernels.cpu import recycled
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -64,11 +66,16 @@ class TensorSpec:
 
     def zeros(self) -> Tensor:
         """A tensor of zeros that fits."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        return self._full_of(0.0)
 
     def nothing(self) -> Tensor:
         """A tensor to add to that changes no bit of what is added: of -0.0, since 0.0 + -0.0 = 0.0."""
-        return torch.full(self.shape, -0.0, dtype=self.dtype, device=self.device)
+        return self._full_of(-0.0)
+
+    def _full_of(self, value: float) -> Tensor:
+        if self.device.type != "cpu":
+            return torch.full(self.shape, value, dtype=self.dtype, device=self.device)
+        return recycled.empty(self.numel, self.dtype).fill_(value).view(self.shape)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

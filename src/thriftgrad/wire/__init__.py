@@ -85,7 +85,10 @@ def unpack_all(message: Tensor | bytes, layouts: Sequence[Layout]) -> list[Paylo
     def payload(layout: Layout) -> Payload[Any]:
         if layout.carrier.alphabet is None or layout.carrier.alphabet > 256:
             return Payload(take(layout.carrier), map_leaves(take, layout.side), layout)
-        stream = _checked(read(layout.carrier.nbytes), layout.carrier)
+        stream = read(layout.carrier.nbytes)
+        _check_symbols(
+            kernels.largest_symbol(stream, layout.carrier.numel, layout.carrier.alphabet), layout.carrier.alphabet
+        )
         return Payload(None, map_leaves(take, layout.side), layout, stream)
 
     payloads = [payload(layout) for layout in layouts]
@@ -173,14 +176,12 @@ def _from_bytes(stream: Tensor, spec: TensorSpec) -> Tensor:
     if spec.alphabet is None:
         # A copy, because a view in another type needs an aligned start.
         return stream.clone().view(spec.dtype).view(spec.shape)
-    symbols = kernels.unpack(_checked(stream, spec), spec.numel, spec.alphabet)
+    symbols = kernels.unpack(stream, spec.numel, spec.alphabet)
+    _check_symbols(int(symbols.max()) if spec.numel else 0, spec.alphabet)
     return symbols.to(spec.dtype).view(spec.shape)
 
 
-def _checked(stream: Tensor, spec: TensorSpec) -> Tensor:
-    """The same bytes; ``PayloadError`` if a symbol among them is none of the alphabet's."""
-    assert spec.alphabet is not None
-    largest = kernels.largest_symbol(stream, spec.numel, spec.alphabet)
-    if largest >= spec.alphabet:
-        raise PayloadError(f"payload: symbol {largest} outside the alphabet of {spec.alphabet}.")
-    return stream
+def _check_symbols(largest: int, alphabet: int) -> None:
+    """``PayloadError`` if the largest symbol is none of the alphabet's."""
+    if largest >= alphabet:
+        raise PayloadError(f"payload: symbol {largest} outside the alphabet of {alphabet}.")
