@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 from typing import Any
 
 import pytest
@@ -28,7 +30,8 @@ from thriftgrad import (
     simulate,
     wire,
 )
-from thriftgrad.comm import Traffic, all_gather, all_reduce, all_to_all, broadcast, gather
+from thriftgrad.comm import Round, Traffic, all_gather, all_reduce, all_to_all, broadcast, gather
+from thriftgrad.comm.ledger import LEDGER_FOLDER
 
 NUMEL = [torch.Size(shape).numel() for shape in SHAPES.values()]
 FLOATS = sum(NUMEL)
@@ -198,3 +201,23 @@ def test_a_ledger_adds_up_and_prints() -> None:
     assert (ledger.up_bytes, ledger.down_bytes) == (12.0, 12.0)  # the mean of a worker's 24 and the root's 0
     assert (ledger.payload_up_bytes, ledger.payload_down_bytes) == (12.0, 12.0)
     assert repr(ledger) == "Ledger(up_bytes=12, down_bytes=12, requests={'Gather': 2})"
+
+
+def test_what_really_moved_is_left_in_the_folder_that_the_lab_names(tmp_path: Any, monkeypatch: Any) -> None:
+    """A simulation moves nothing; on a real group a round holds everybody's traffic and this rank's seconds."""
+    leave: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: leave.append(call))
+    Ledger()
+    assert leave == []
+    monkeypatch.setenv(LEDGER_FOLDER, str(tmp_path))
+    monkeypatch.setenv("RANK", "1")
+    ledger = Ledger()
+    simulate([gather(torch.ones(3), 0) for _ in range(2)], ledger)
+    traffic = {0: Traffic(0, 12, 0, 12, 1), 1: Traffic(12, 0, 12, 0, 1)}
+    for _ in range(2):
+        ledger(Round("Gather", 2, traffic, {1: 0.5}, 0.25))
+    ledger(Round("end", 2, {}, {1: 0.5}, 0.0))
+    ((function, *arguments),) = leave
+    function(*arguments)
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text()) == {"rank": "1", "up": 24, "down": 0}

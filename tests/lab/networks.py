@@ -1,7 +1,6 @@
 """Whether networks can be built where the tests run; if not, the sentence that says why is what is tested."""
 
 import os
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -38,9 +37,3 @@ def namespaces(pid: int) -> list[str]:
 
 def mine() -> list[str]:
     return namespaces(os.getpid())
-
-
-def running(mark: str) -> list[str]:
-    """The processes whose command line holds a mark."""
-    found = subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False).stdout.split()
-    return [each for each in found if each != str(os.getpid())]

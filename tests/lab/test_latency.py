@@ -1,0 +1,30 @@
+"""What a short message costs, as the lab measures it."""
+
+import pytest
+
+from thriftgrad.comm import Round, Traffic
+from thriftgrad.lab.cluster import Simulated
+from thriftgrad.lab.latency import ROUNDS, hop_seconds
+
+
+class Slow(Simulated):
+    """Collectives of three hops that take 3, 6, 9, ... ms."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.calls = 0
+
+    def exchange(self, comms, observe=None):
+        self.calls += 1
+        traffic = {rank: Traffic(4, 4, 4, 4, 3) for rank in range(2)}
+        observe(Round("AllReduce", 2, traffic, {0: 0.5}, 0.003 * self.calls))
+        observe(Round("end", 2, {}, {0: 0.5}, 0.0))
+        return []
+
+
+def test_it_is_the_median_by_the_hops_and_computing_does_not_count():
+    assert hop_seconds(Slow()) == pytest.approx(0.001 * (ROUNDS + 1) / 2)
+
+
+def test_in_a_simulation_there_is_none():
+    assert hop_seconds(Simulated(3)) == 0.0
