@@ -92,10 +92,11 @@ def rank_of(cell: Cell) -> None:
     shown = rows[:SHOWN] + [row for row in rows[SHOWN:] if row.candidate.label == BF16]
     times = measured(cell.model, [row.candidate for row in shown])
     if dist.get_rank() == 0:
-        link = advice.transport.link
+        link, setting = advice.transport.link, advice.setting
+        compute = setting.compute.seconds(setting.lanes) + setting.buffers_seconds(cell.workers, advice.transport)
         found: dict[str, Any] = asdict(cell) | {
             "predicted_ms": {row.candidate.label: 1e3 * row.seconds for row in rows},
-            "compute_ms": 1e3 * advice.setting.compute_seconds,
+            "compute_ms": 1e3 * compute,
             "distortion": {row.candidate.label: row.distortion for row in rows},
             "measured_ms": {label: 1e3 * seconds for label, seconds in times.items()},
             "link_mbit": link.up_bits_per_second / 1e6,
@@ -115,7 +116,7 @@ def measured(model: str, candidates: list[Candidate]) -> dict[str, float]:
         steps: dict[str, Callable[[], None]] = {}
         for candidate in (None, *candidates):
             subject = load(f"advise:{model}")
-            ddp = DistributedDataParallel(subject.module)
+            ddp = DistributedDataParallel(subject.module, init_sync=False)  # all ranks build the same
             if candidate is None:
                 ddp.register_comm_hook(None, noop_hook)
             elif candidate.aggregator is not None:

@@ -196,3 +196,11 @@ def test_scaling_out_to_4096_workers_is_arithmetic_on_the_pieces() -> None:
 def test_other_bandwidths_are_arithmetic_too() -> None:
     found = over_bandwidths([CAST], SETTING, LINK, 2, BANDWIDTHS)[BF16]
     assert found == pytest.approx([0.3 + 16 * MEGABYTE / bits for bits in BANDWIDTHS])
+
+
+def test_the_broadcast_of_buffers_adds_to_every_exchange_of_ddp() -> None:
+    """0.5 MB to one other worker at 10 MB/s, for all but those that train apart."""
+    setting = Setting(SETTING.compute, SETTING.ready_seconds, SETTING.lanes, (100_000, 400_000))
+    apart = contender("Apart", 4 * MEGABYTE, gap=10)
+    for each, more in ((CAST, 0.05), (SMALL, 0.05), (apart, 0.0)):
+        assert setting.seconds(each, 2, LINK) == pytest.approx(SETTING.seconds(each, 2, LINK) + more)

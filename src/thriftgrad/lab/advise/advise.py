@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from thriftgrad.comm import LinkModel
 from thriftgrad.core import TensorSpec
@@ -108,7 +110,7 @@ def _measure(
     say("measuring forward and backward")
     seen, gradients = window.measure(subject, MANY)
     lanes = len(os.sched_getaffinity(0)) / (torch.get_num_threads() * sharing)
-    setting = Setting(seen.compute, seen.ready_seconds, lanes)
+    setting = Setting(seen.compute, seen.ready_seconds, lanes, _buffer_bytes(subject.module))
     whole = gradients.as_one()
     found = []
     for candidate in chosen:
@@ -119,13 +121,21 @@ def _measure(
     return setting, found
 
 
+def _buffer_bytes(module: nn.Module) -> tuple[int, ...]:
+    """By type of number."""
+    sizes: Counter[torch.dtype] = Counter()
+    for buffer in module.buffers():
+        sizes[buffer.dtype] += buffer.nbytes
+    return tuple(sizes.values())
+
+
 def _slowest(mine: Any, ranks: int) -> Any:
     """Of what the machines measured, what the slowest did."""
     if ranks == 1:
         return mine
     every: list[Any] = [None] * ranks
     dist.all_gather_object(every, mine)
-    return max((each for each in every if each is not None), key=lambda each: each[0].compute_seconds)
+    return max((each for each in every if each is not None), key=lambda each: each[0].compute.seconds(each[0].lanes))
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def charts(advice: Advice) -> dict[str, Any]:
     links = over_bandwidths(advice.contenders, advice.setting, advice.transport, advice.workers, BANDWIDTHS)
     return {
         "methods": [row.candidate.label for row in advice.rows],
-        "compute": 1e3 * advice.setting.compute_seconds,
+        "compute": 1e3 * advice.setting.compute.seconds(advice.setting.lanes),
         "step": [1e3 * row.seconds for row in advice.rows],
         "exposed": [1e3 * row.exposed_seconds for row in advice.rows],
         "distortion": [row.distortion if row.candidate.compresses else None for row in advice.rows],

@@ -19,9 +19,9 @@ from thriftgrad.core import TensorSpec
 from thriftgrad.lab.advise.transport import Cost, Transport
 
 SMALLEST_BYTES, LARGEST_BYTES = 64, 1 << 24
-LONG_SECONDS = 0.06
+LONG_SECONDS = 0.05
 """Messages grow until one takes so much longer than the smallest on some rank, or is the largest."""
-REPEATS = 4
+REPEATS = 3
 """The shortest counts, for what disturbs only adds."""
 
 Ask = Callable[[int], Comm[object]]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
+from thriftgrad.comm.rounds import Traffic
 from thriftgrad.lab.advise.candidates import BF16, Candidate
 from thriftgrad.lab.advise.codec import Coded
 from thriftgrad.lab.advise.step import Compute, step_seconds
@@ -30,27 +31,32 @@ class Contender:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all candidates share: the model's step without exchange, its window, and the processors of a worker."""
+    """What all candidates share: the model's step without exchange, its window, and the processors of a worker.
+
+    ``buffer_bytes``: what DDP broadcasts before each forward pass, by type of number: the averages of BatchNorm.
+    """
 
     compute: Compute
     ready_seconds: tuple[float, ...]
     lanes: float
+    buffer_bytes: tuple[int, ...] = ()
 
-    @property
-    def compute_seconds(self) -> float:
-        """A step that exchanges nothing."""
-        return self.compute.seconds(self.lanes)
+    def buffers_seconds(self, workers: int, transport: Transport) -> float:
+        """The broadcast of the buffers."""
+        traffic = [Traffic(size, 0, (workers - 1) * size, 0, 1) for size in self.buffer_bytes]
+        return sum(transport.flight("Broadcast", each).seconds for each in traffic)
 
     def seconds(self, contender: Contender, workers: int, transport: Transport) -> float:
         """A step with this method; where workers train apart, the mean over the steps of a gap."""
+        alone = self.compute.seconds(self.lanes)
         if workers < 2:
-            return self.compute_seconds
+            return alone
         gap = contender.candidate.gap
         buckets = contender.coded.buckets
         ready = self.ready_seconds if gap is None else [self.compute.backward_seconds] * len(buckets)
         ways = [each.way(at, workers, transport) for each, at in zip(buckets, ready, strict=True)]
         step = step_seconds(self.compute, ways, self.lanes)
-        return self.compute_seconds + (step - self.compute_seconds) / (gap or 1)
+        return alone + (step - alone) / gap if gap else step + self.buffers_seconds(workers, transport)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def rows(every: Sequence[Contender], setting: Setting, workers: int, transport: 
         return Row(
             each.candidate,
             seconds,
-            seconds - setting.compute_seconds,
+            seconds - setting.compute.seconds(setting.lanes),
             None if gap else each.coded.distortion,
             sum(bucket.up_bytes(workers) for bucket in each.coded.buckets) / (gap or 1),
             None if each is baseline else bandwidths(lambda bits: pays(workers, transport.at(bits))),
