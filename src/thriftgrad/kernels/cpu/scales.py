@@ -1,0 +1,135 @@
+"""Norms of buckets: sums in the order that ``lane_sums`` defines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from thriftgrad.kernels.cpu.settings import COMPILED, INLINED, F, I, U
+from thriftgrad.kernels.quantised import BLOCK as _BLOCK
+
+L2, LINF, MEAN = 0, 1, 2
+
+BLOCK = U(_BLOCK)
+LARGEST = np.float64(np.finfo(np.float32).max)
+INFINITY_BITS = I(0x7F800000)
+UNSIGNED = I(0x7FFFFFFF)
+
+
+@njit(**INLINED)
+def owed_at(x: Any, memory: Any, decay: Any, i: Any) -> Any:
+    """``memory`` is None at compile time where there is none."""
+    if memory is None:
+        return x[i]
+    return x[i] + F(decay * memory[i])
+
+
+@njit(**INLINED)
+def itself(v: Any) -> Any:
+    return v
+
+
+@njit(**INLINED)
+def magnitude(v: Any) -> Any:
+    return abs(v)
+
+
+@njit(**INLINED)
+def square(v: Any) -> Any:
+    return v * v
+
+
+@njit(**COMPILED)
+def folded(sums: Any, count: Any) -> Any:
+    """The sum of the first ``count`` elements, folded by halves as if zeros made them a power of two; overwrites."""
+    half = U(1)
+    while half < count:
+        half *= U(2)
+    for i in range(count, half):
+        sums[i] = 0.0
+    while half > U(1):
+        half //= U(2)
+        for i in range(half):
+            sums[i] += sums[i + half]
+    return sums[0]
+
+
+def _sums(term: Any) -> Any:
+    """The sum of a block and of a row, compiled for a term."""
+
+    @njit(**COMPILED)
+    def block_sum(x: Any, memory: Any, decay: Any, low: Any, high: Any, lanes: Any) -> Any:
+        """One block: 64 lanes, each in order, then folded by halves. ``lanes``: float64[64], to work in.
+
+        Eight lines of lanes at a time, so that a lane is loaded and stored once for them.
+        """
+        lines = (high - low) // U(64)
+        for j in range(U(64)):
+            lanes[j] = 0.0
+        for group in range(lines // U(8)):
+            at = low + group * U(512)
+            for j in range(U(64)):
+                lane = lanes[j]
+                for line in range(U(8)):
+                    lane += term(np.float64(owed_at(x, memory, decay, at + line * U(64) + j)))
+                lanes[j] = lane
+        for line in range(lines // U(8) * U(8), lines):
+            for j in range(U(64)):
+                lanes[j] += term(np.float64(owed_at(x, memory, decay, low + line * U(64) + j)))
+        at = low + lines * U(64)
+        for j in range(high - at):
+            lanes[j] += term(np.float64(owed_at(x, memory, decay, at + j)))
+        for j in range(U(16)):
+            lanes[j] = (lanes[j] + lanes[j + U(32)]) + (lanes[j + U(16)] + lanes[j + U(48)])
+        for j in range(U(4)):
+            lanes[j] = (lanes[j] + lanes[j + U(8)]) + (lanes[j + U(4)] + lanes[j + U(12)])
+        return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
+
+    @njit(**COMPILED)
+    def row_sum(x: Any, memory: Any, decay: Any, low: Any, high: Any, lanes: Any, blocks: Any) -> Any:
+        """A whole row or bucket. ``blocks``: float64, a power of two of them, as many as the row has or more."""
+        count = (high - low + BLOCK - U(1)) // BLOCK
+        for i in range(count):
+            at = low + i * BLOCK
+            blocks[i] = block_sum(x, memory, decay, at, min(at + BLOCK, high), lanes)
+        return folded(blocks, count)
+
+    return block_sum, row_sum
+
+
+block_sum, row_sum = _sums(itself)
+block_magnitude, row_magnitude = _sums(magnitude)
+block_square, row_square = _sums(square)
+
+
+@njit(**COMPILED)
+def largest_bits(x: Any, memory: Any, decay: Any, low: Any, high: Any) -> Any:
+    """The bits of the largest magnitude; integers, since the maximum of floats does not vectorise."""
+    largest = I(0)
+    for i in range(low, high):
+        largest = max(largest, I(F(owed_at(x, memory, decay, i)).view(np.int32) & UNSIGNED))
+    return largest
+
+
+@njit(**INLINED)
+def scale_of_peak(bits: Any) -> Any:
+    return F(np.nan) if bits >= INFINITY_BITS else I(bits).view(np.float32)
+
+
+@njit(**INLINED)
+def scale_of_sum(total: Any, size: Any, norm: Any) -> Any:
+    if not np.isfinite(total):
+        return F(np.nan)
+    return F(total / np.float64(size)) if norm == MEAN else F(min(np.sqrt(total), LARGEST))
+
+
+@njit(**COMPILED)
+def bucket_scale(x: Any, memory: Any, decay: Any, low: Any, high: Any, norm: Any, lanes: Any, blocks: Any) -> Any:
+    """The norm, or the mean magnitude, of owed[low:high]; NaN where it is not finite."""
+    if norm == LINF:
+        return scale_of_peak(largest_bits(x, memory, decay, low, high))
+    if norm == MEAN:
+        return scale_of_sum(row_magnitude(x, memory, decay, low, high, lanes, blocks), high - low, norm)
+    return scale_of_sum(row_square(x, memory, decay, low, high, lanes, blocks), high - low, norm)
