@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["compare", "demo", "report", "explain", "advise", "methods"]
+COMMANDS = ["compare", "demo", "report", "explain", "advise", "lab", "methods"]
 HEAVY = {"torch", "numpy", "sklearn", "plotly", "numba", "triton", "jinja2", "thriftgrad.core", "thriftgrad.lab"}
 
 ASK_FOR_ALL_HELP = f"""
