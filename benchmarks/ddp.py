@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
-from ddp_loss import against_seconds, quickest, trained
+from ddp_loss import LEARNING_RATES, against_seconds, quickest, trained
 from ddp_measure import leave
 from ddp_report import best, into_readme, read, results
 from ddp_rows import ROWS, Row
@@ -36,7 +36,6 @@ COMMAND = "sudo .venv/bin/python benchmarks/ddp.py"
 WORKERS, LINKS = (2, 4), ("100mbit", "1gbit", "unlimited")
 COMPARED = ("DDP float32", "bf16_compress_hook", "powerSGD_hook rank 2")
 TRAINED, BEST = (2, "100mbit"), 5
-LEARNING_RATES = (0.3, 0.1, 0.03)
 FIGURE = HERE.parent / "docs" / "figures" / "loss_against_seconds.svg"
 SLOWEST_SECONDS = 150  # that one row may take, with all that belongs to it
 

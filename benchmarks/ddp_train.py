@@ -21,11 +21,12 @@ from thriftgrad.tasks import load
 from thriftgrad.tasks.task import Batch, Task
 
 EVALUATE_EVERY = 24  # steps, at the least; with the clock stopped
-MOST_STEPS = 600
+MOST_STEPS = 700
+TARGET = 3.0  # bits per held-out byte; SGD takes about 450 steps
 
 
 def trained(row: Row, learning_rate: float, task: Task, setting: Setting) -> dict[str, Any]:
-    """Seconds of training, steps and the held-out quality, evaluation by evaluation, until the target is met."""
+    """Seconds of training, steps and the held-out quality at each evaluation, until ``TARGET`` is met."""
     rank, world = dist.get_rank(), dist.get_world_size()
     training = row.begin(task.build(0), learning_rate, setting)
     batches = task.batches(0, rank, world)
@@ -43,7 +44,7 @@ def trained(row: Row, learning_rate: float, task: Task, setting: Setting) -> dic
             quality = torch.tensor([task.evaluate(training.model) if rank == 0 else 0.0])
             dist.broadcast(quality, 0)
             curve.append((spent, step, quality.item()))
-            if not quality.item() > task.target:  # or NaN, from which no method comes back
+            if not quality.item() > TARGET:  # or NaN, from which no method comes back
                 break
             start = perf_counter()
     sent = (sent_bytes() - sent_before) / curve[-1][1]
@@ -74,7 +75,7 @@ def main() -> None:
         slug, _, learning_rate = name.partition("@")
         found = trained(rows[slug], float(learning_rate), task, setting)
         if dist.get_rank() == 0:
-            leave(options.folder / f"{name}.json", found | {"link": options.link, "target": task.target})
+            leave(options.folder / f"{name}.json", found | {"link": options.link, "target": TARGET})
         print(f"end {name}", flush=True)
     depart()
 
