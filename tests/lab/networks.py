@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thriftgrad.lab.namespaces import LabError, Network, Shape
 
-CURES = ("install iproute2.", "install util-linux.", "start it with sudo.", "which a container has with --privileged.")
+CURES = ("install iproute2.", "install util-linux.", "start it with sudo.", "and a kernel with veth, bridge and tbf.")
 
 
 @cache

@@ -277,8 +277,8 @@ def _do(*command: str) -> str:
     if done.returncode:
         why = " ".join(done.stderr.split()).rstrip(".") or f"exit code {done.returncode}"
         raise LabError(
-            f"lab: {' '.join(command[:4])} ... failed ({why}); network namespaces take root with the capabilities "
-            "NET_ADMIN and SYS_ADMIN, which a container has with --privileged."
+            f"lab: {command[0]} failed ({why}); a network takes root with the capabilities NET_ADMIN and SYS_ADMIN (in a "
+            "container: --privileged), and a kernel with veth, bridge and tbf."
         )
     return done.stdout
 
