@@ -166,7 +166,7 @@ def lab(
     """
     from thriftgrad.lab.command import run, table
     from thriftgrad.lab.launch import RankFailedError
-    from thriftgrad.lab.namespaces import LabError, Shape
+    from thriftgrad.lab.shape import LabError, Shape
 
     shape = Shape.of(link)
     try:
@@ -214,7 +214,7 @@ def advise(
     from thriftgrad.lab.advise import page, table
 
     request = adviser.Request(model, workers, link, tuple(method or ()))
-    with Console(stderr=True).status("") as status:
+    with Console(stderr=True, quiet=not adviser.is_first_rank()).status("") as status:
         advice = adviser.advise(request, status.update)
     if adviser.is_first_rank():
         _console().print(table.table(advice))
@@ -277,8 +277,9 @@ def _run(context: typer.Context, request: Request, folder: Path, report_path: Pa
 
     comparison = resolve(request, context.obj)
     if request.lab:
-        from thriftgrad.lab.namespaces import Network, Shape
+        from thriftgrad.lab.namespaces import Network
         from thriftgrad.lab.processes import launch
+        from thriftgrad.lab.shape import Shape
 
         # Where there can be no network nothing is written.
         with Network(request.workers, Shape.of(request.lab)) as network, shown_progress() as progress:

@@ -8,7 +8,7 @@ import pytest
 from lab.test_table import shown
 from thriftgrad.lab import command
 from thriftgrad.lab.command import Bytes, Crossed, notes, table
-from thriftgrad.lab.namespaces import LabError, Shape
+from thriftgrad.lab.shape import LabError, Shape
 
 LINK = Shape.of("100mbit")
 AGREES = Crossed(0, 10.0, Bytes(51e6, 25.5e6), Bytes(50e6, 25e6))

@@ -16,7 +16,8 @@ from lab.networks import CURES, mine, namespaces, possible
 from thriftgrad import LinkModel
 from thriftgrad.lab import namespaces as lab
 from thriftgrad.lab.launch import RankFailedError
-from thriftgrad.lab.namespaces import STREAM_SHARE, LabError, Network, Shape, burst_bytes
+from thriftgrad.lab.namespaces import Network
+from thriftgrad.lab.shape import STREAM_SHARE, LabError, Shape, burst_bytes
 
 # Rank 1 connects; then each sends what it is told to, both at once, and says how long it took to get the other's.
 TRANSFER = """
@@ -184,7 +185,8 @@ def test_without_root_it_is_a_sentence(monkeypatch):
 
 
 POWERLESS = """
-from thriftgrad.lab.namespaces import LabError, Network, Shape
+from thriftgrad.lab.namespaces import Network
+from thriftgrad.lab.shape import LabError, Shape
 try:
     with Network(2, Shape.of("unlimited")):
         pass

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from thriftgrad.lab.launch import Hear
-from thriftgrad.lab.namespaces import STREAM_SHARE, LabError, Network, Shape
+from thriftgrad.lab.namespaces import Network
+from thriftgrad.lab.shape import STREAM_SHARE, LabError, Shape
 from thriftgrad.lab.table import MISSING, human_bytes, significant
 
 LEDGER_FOLDER = "THRIFTGRAD_LEDGER"  # as in comm/ledger.py, which comes with torch

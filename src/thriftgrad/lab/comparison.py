@@ -24,7 +24,7 @@ from thriftgrad.comm import LinkModel
 from thriftgrad.comm.requests import AllReduceRequest
 from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
-from thriftgrad.lab.namespaces import Shape
+from thriftgrad.lab.shape import Shape
 from thriftgrad.lab.training import PLAIN
 from thriftgrad.local import Hub, LocalMethod, Schedule
 from thriftgrad.tasks.task import Task

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from thriftgrad.lab import agreement
 from thriftgrad.lab.agreement import Agreement
-from thriftgrad.lab.namespaces import STREAM_SHARE
+from thriftgrad.lab.shape import STREAM_SHARE
 from thriftgrad.lab.summary import Crossing, Means, MethodSummary, Summary
 
 MISSING = "-"
