@@ -46,7 +46,7 @@ PUBLIC = [
     *("LocalUpdates", "LocalMethod", "Every", "At", "RandomGaps", "PostLocal", "PerWorker", "Streaming"),
     *("GradiVeQ", "AsSquare", "Budgeted", "OuterDion"),
     *("Average", "OuterSGD", "OuterSign", "SlowMo", "InnerSGD", "InnerAdamW", "AsyncServer"),
-    *("serve", "AsyncUpdates", "ServerGoneError", "GradientPlusMomentum"),
+    *("serve", "AsyncUpdates", "ServerGoneError", "GradientPlusMomentum", "tune"),
 ]
 
 

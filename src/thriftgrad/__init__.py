@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         SlowMo,
         Streaming,
     )
-    from thriftgrad.train import AsyncUpdates, GradientPlusMomentum, LocalUpdates, ServerGoneError, attach, serve
+    from thriftgrad.train import AsyncUpdates, GradientPlusMomentum, LocalUpdates, ServerGoneError, attach, serve, tune
     from thriftgrad.vocabulary import parse
     from thriftgrad.wire.coders import ANS, Elias, GolombRice, Huffman, Zstd
 
@@ -167,6 +167,7 @@ __all__ = [
     "serve",
     "simulate",
     "theory",
+    "tune",
     "wire",
 ]
 
@@ -239,7 +240,15 @@ _HOMES = {
         "SlowMo",
         "Streaming",
     ),
-    "thriftgrad.train": ("AsyncUpdates", "GradientPlusMomentum", "LocalUpdates", "ServerGoneError", "attach", "serve"),
+    "thriftgrad.train": (
+        "AsyncUpdates",
+        "GradientPlusMomentum",
+        "LocalUpdates",
+        "ServerGoneError",
+        "attach",
+        "serve",
+        "tune",
+    ),
     "thriftgrad.vocabulary": ("parse",),
 }
 

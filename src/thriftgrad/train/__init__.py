@@ -10,6 +10,7 @@ from thriftgrad.train.remote import AsyncUpdates
 from thriftgrad.train.report import ServerReport, WorkerReport
 from thriftgrad.train.server import Server, serve
 from thriftgrad.train.stats import LocalStats, Stats
+from thriftgrad.train.tuning import Tuning, tune
 
 __all__ = [
     "AsyncUpdates",
@@ -22,7 +23,9 @@ __all__ = [
     "ServerGoneError",
     "ServerReport",
     "Stats",
+    "Tuning",
     "WorkerReport",
     "attach",
     "serve",
+    "tune",
 ]
