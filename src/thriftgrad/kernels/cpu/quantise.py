@@ -10,14 +10,11 @@ from numba import njit
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import round_counting, round_powers, round_searching, round_signs, round_uniform
-from thriftgrad.kernels.cpu.scales import bucket_scale, owed_at
+from thriftgrad.kernels.cpu.scales import BLOCKS, bucket_scale, owed_at
 from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, TILE, F, U, pointer
 from thriftgrad.kernels.cpu.values import power_values, table_values, uniform_values
 
 C, T = U(CHUNK), U(TILE)
-
-BLOCKS = 16
-"""The most blocks that a bucket may have whose norm is taken on the way."""
 
 
 @njit(**COMPILED)
@@ -277,7 +274,7 @@ def _dequantiser(valued: Any) -> Any:
 
 
 _add_uniform = _dequantiser(uniform_values)
-_add_power = _dequantiser(power_values)
+_add_powers = _dequantiser(power_values)
 _add_table = _dequantiser(table_values)
 
 
@@ -287,8 +284,8 @@ def dequantise_uniform(*arguments: Any) -> None:
 
 
 @njit(**CACHED)
-def dequantise_power(*arguments: Any) -> None:
-    _add_power(scratch(), *arguments)
+def dequantise_powers(*arguments: Any) -> None:
+    _add_powers(scratch(), *arguments)
 
 
 @njit(**CACHED)

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.settings import COMPILED, INLINED, F, I, U
+from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, INLINED, F, I, U, pointer
 from thriftgrad.kernels.quantised import BLOCK as _BLOCK
 
 L2, LINF, MEAN = 0, 1, 2
 
 BLOCK = U(_BLOCK)
+BLOCKS = 16
+"""The most blocks of a bucket whose norm is taken on the way to its rounding: the bucket fits a second-level cache."""
+
 LARGEST = np.float64(np.finfo(np.float32).max)
 INFINITY_BITS = I(0x7F800000)
 UNSIGNED = I(0x7FFFFFFF)
@@ -24,11 +27,6 @@ def owed_at(x: Any, memory: Any, decay: Any, i: Any) -> Any:
     if memory is None:
         return x[i]
     return x[i] + F(decay * memory[i])
-
-
-@njit(**INLINED)
-def itself(v: Any) -> Any:
-    return v
 
 
 @njit(**INLINED)
@@ -99,7 +97,6 @@ def _sums(term: Any) -> Any:
     return block_sum, row_sum
 
 
-block_sum, row_sum = _sums(itself)
 block_magnitude, row_magnitude = _sums(magnitude)
 block_square, row_square = _sums(square)
 
@@ -133,3 +130,51 @@ def bucket_scale(x: Any, memory: Any, decay: Any, low: Any, high: Any, norm: Any
     if norm == MEAN:
         return scale_of_sum(row_magnitude(x, memory, decay, low, high, lanes, blocks), high - low, norm)
     return scale_of_sum(row_square(x, memory, decay, low, high, lanes, blocks), high - low, norm)
+
+
+@njit(**CACHED)
+def bucket_scales(x: Any, memory: Any, decay: Any, bucket: Any, norm: Any, scale: Any, low: Any, high: Any) -> None:
+    """Of the buckets that make up elements low ... high, none of more than ``BLOCKS`` blocks."""
+    lanes, blocks = np.empty(64, np.float64), np.empty(BLOCKS, np.float64)
+    _bucket_scales(pointer(x), pointer(memory), decay, bucket, norm, pointer(scale), low, high, lanes, blocks)
+
+
+@njit(**COMPILED)
+def _bucket_scales(
+    x: Any, memory: Any, decay: Any, bucket: Any, norm: Any, scale: Any, low: Any, high: Any, lanes: Any, blocks: Any
+) -> None:
+    for b in range(low // bucket, (high + bucket - U(1)) // bucket):
+        end = min((b + U(1)) * bucket, high)
+        scale[b] = bucket_scale(x, memory, decay, b * bucket, end, norm, pointer(lanes), pointer(blocks))
+
+
+@njit(**CACHED)
+def block_parts(
+    x: Any, memory: Any, decay: Any, start: Any, size: Any, norm: Any, parts: Any, low: Any, high: Any
+) -> None:
+    """Of the bucket at ``start``: what each block in low ... high adds to its norm, or the bits of its peak."""
+    lanes = np.empty(64, np.float64)
+    _block_parts(pointer(x), pointer(memory), decay, start, size, norm, pointer(parts), low, high, lanes)
+
+
+@njit(**COMPILED)
+def _block_parts(
+    x: Any, memory: Any, decay: Any, start: Any, size: Any, norm: Any, parts: Any, low: Any, high: Any, lanes: Any
+) -> None:
+    for block in range(low // BLOCK, (high + BLOCK - U(1)) // BLOCK):
+        at = start + block * BLOCK
+        end = start + min((block + U(1)) * BLOCK, size)
+        if norm == LINF:
+            parts[block] = np.float64(largest_bits(x, memory, decay, at, end))
+        elif norm == MEAN:
+            parts[block] = block_magnitude(x, memory, decay, at, end, pointer(lanes))
+        else:
+            parts[block] = block_square(x, memory, decay, at, end, pointer(lanes))
+
+
+@njit(**CACHED)
+def scale_of_parts(parts: Any, count: Any, size: Any, norm: Any) -> Any:
+    """The scale of a bucket of so many blocks; the parts are used up."""
+    if norm == LINF:
+        return scale_of_peak(I(parts[:count].max()))
+    return scale_of_sum(folded(pointer(parts), count), size, norm)

@@ -24,7 +24,7 @@ CACHED: dict[str, Any] = {**COMPILED, "cache": True}
 """For what Python calls. Numba looks at the file of the function that is called and not at those it imports: who edits
 one of these sets NUMBA_CACHE_DIR to a new folder, as the tests do."""
 
-U, I, F = np.uint64, np.int32, np.float32
+U, I, F = np.uint64, np.int32, np.float32  # noqa: E741  # short, because every operation is cast
 
 LINE = 16
 """float32 in a cache line."""
