@@ -29,7 +29,8 @@ from ddp_report import best, into_readme, read, results
 from ddp_rows import ROWS, Row
 
 from thriftgrad.lab.launch import RankFailedError
-from thriftgrad.lab.namespaces import UNLIMITED, LabError, Network, Shape
+from thriftgrad.lab.namespaces import Network
+from thriftgrad.lab.shape import UNLIMITED, LabError, Shape
 
 HERE = Path(__file__).parent
 COMMAND = "sudo .venv/bin/python benchmarks/ddp.py"

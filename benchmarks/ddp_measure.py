@@ -21,7 +21,8 @@ import torch.distributed as dist
 from ddp_rows import NOOP, ROWS, WARM_UP_STEPS, Row, Setting, Training
 from torch import Tensor, nn
 
-from thriftgrad.lab.namespaces import INTERFACE, Shape
+from thriftgrad.lab.namespaces import INTERFACE
+from thriftgrad.lab.shape import Shape
 from thriftgrad.tasks.language import Windows, next_token_loss
 from thriftgrad.tasks.models import GPT
 from thriftgrad.tasks.text import prose

@@ -15,7 +15,7 @@ import torch
 from ddp_rows import ROWS, Row
 
 from thriftgrad.lab.comparison import cpu_name
-from thriftgrad.lab.namespaces import STREAM_SHARE, Shape
+from thriftgrad.lab.shape import STREAM_SHARE, Shape
 
 BEGIN, END = "<!-- ddp table, by benchmarks/ddp.py -->", "<!-- end of ddp table -->"
 README_ROWS = (
@@ -39,13 +39,17 @@ SGD with momentum. Links shaped both ways by `thriftgrad lab`, without a latency
 A figure is the median step, of the slowest worker, as a multiple of the median of the steps without communication
 (DDP's noop_hook) right before and after it in the same processes. Those took"""
 NOTES = """\
-GRACE has no row: the package registry has no `grace-dl`, its source is installed from a repository, with Horovod.
 PyTorch's powerSGD_hook has one DDP bucket because with more of them it aborts on gloo; its bf16 hook is wrapped because
 DDP refuses it by name on gloo. DDP's other hooks keep its default of 25 MB. Qsparse and DiLoCo are the mean over a
 whole period, sync included, with their own inner optimisers (SGD with Nesterov's momentum, AdamW, which takes longer
-than the SGD of the step it is compared with). hivemind 1.1.12's codecs of 8 bits on the whole gradient, messages by one
-all-gather; they need a numpy below 2.4, for with a later one their decoder ends in "TypeError: only 0-dimensional
-arrays can be converted to Python scalars"."""
+than the SGD of the step it is compared with).
+
+Other libraries' codecs. GRACE has no row: the package registry has no `grace-dl`; its source is installed from a
+repository. hivemind 1.1.12 ran beside numpy 2.3: with numpy 2.4 its decoders of 8 bits end in "TypeError: only
+0-dimensional arrays can be converted to Python scalars". Its uniform codec is applied to the whole gradient, and
+messages go round by one all-gather. Its blockwise codec has no row: bitsandbytes 0.45.5, which
+it calls, ends in a segmentation fault where 4096 coordinates in a row are zero, as embeddings are that a batch does not
+touch."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Measured:
         """Where the time above the step without communication goes."""
         codec = [
             f"{name} {1e3 * self.books[f'{name}_seconds']:.0f}"
-            for name in ("encode", "decode")
+            for name in ("encode", "decode", "exposed")
             if f"{name}_seconds" in self.books
         ]
         parts = f" ({', '.join(codec)})" if codec else ""
@@ -234,18 +238,17 @@ def detail(place: tuple[int, str], cell: dict[str, Measured | str]) -> Iterable[
     """One cell: all columns, and how each of ours travelled."""
     workers, link = place
     yield from (f"## {workers} workers, {link}", "")
-    yield _line(
-        "", "ms a step", "ratio", "MB sent", "MB by the ledger", "CPU ms more", "encode", "decode", "DDP bucket, MB"
-    )
-    yield "|---|" + "---:|" * 8
+    titles = ["ms a step", "ratio", "MB sent", "MB by the ledger", "CPU ms more"]
+    titles += ["encode ms", "decode ms", "exposed ms", "DDP bucket, MB"]
+    yield _line("", *titles)
+    yield "|---|" + "---:|" * len(titles)
     done = [each for row in ROWS if isinstance(each := cell.get(row.label), Measured)]
     for each in done:
-        codec = [1e3 * each.books.get(f"{name}_seconds", nan) for name in ("encode", "decode")]
+        codec = [1e3 * each.books.get(f"{name}_seconds", nan) for name in ("encode", "decode", "exposed")]
         numbers = [1e3 * each.seconds, each.ratio, each.sent_bytes / 1e6, each.ledger_bytes / 1e6]
         numbers += [1e3 * each.extra_cpu_seconds, *codec]
-        cells = [
-            f"{x:.{digits}f}" if isfinite(x) else "" for x, digits in zip(numbers, (0, 2, 2, 2, 0, 0, 0), strict=True)
-        ]
+        digits = (0, 2, 2, 2, 0, 0, 0, 0)
+        cells = [f"{x:.{places}f}" if isfinite(x) else "" for x, places in zip(numbers, digits, strict=True)]
         yield _line(each.row.label, *cells, each.row.bucket_mb or "")
     yield ""
     failed = [(label, why) for label, why in cell.items() if isinstance(why, str)]

@@ -25,7 +25,7 @@ from thriftgrad.comm import LinkModel
 from thriftgrad.compress import QSGD, Cast, Sign, TopK
 from thriftgrad.core import Compressor, ErrorFeedback
 from thriftgrad.lab.advise.choice import fastest_aggregator
-from thriftgrad.lab.namespaces import Shape
+from thriftgrad.lab.shape import Shape
 from thriftgrad.local import Every, LocalMethod
 from thriftgrad.wire.coders import Huffman
 
@@ -258,6 +258,5 @@ ROWS: tuple[Row, ...] = (
     ),
     LocalRow("DiLoCo, H = 50", "local", synced_in_warm_up(recipes.diloco(h=50)), bucket_mb=None, period_steps=50),
     DdpRow("hivemind, uniform 8 bits", "8 bits", hivemind_hook("Uniform8BitQuantization"), **_HIVEMIND),
-    DdpRow("hivemind, blockwise 8 bits", "8 bits", hivemind_hook("BlockwiseQuantization"), **_HIVEMIND),
 )
 """In the table's order. GRACE, the other library of codecs, is not on the package registry and has no row."""

@@ -16,7 +16,7 @@ from ddp_measure import PATIENCE, depart, leave, sent_bytes
 from ddp_rows import ROWS, WARM_UP_STEPS, Row, Setting
 from torch import Tensor, nn
 
-from thriftgrad.lab.namespaces import Shape
+from thriftgrad.lab.shape import Shape
 from thriftgrad.tasks import load
 from thriftgrad.tasks.task import Batch, Task
 
