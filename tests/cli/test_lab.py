@@ -108,7 +108,7 @@ def test_a_comparison_in_the_lab_is_measured_and_modelled(cli, tmp_path):
     assert (code, err) == (0, "")
     said = " ".join(out.split())
     assert "measured" in said
-    assert "model off by" in said
+    assert "off by" in said
     assert "every worker is a real process behind a link of 100mbit, shaped both ways" in said
     configuration, runs = load(tmp_path / "real")
     (link,) = configuration.links

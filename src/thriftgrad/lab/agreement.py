@@ -40,7 +40,7 @@ def of_steps(summary: Summary) -> list[Agreement]:
 
 def to_target(summary: Summary) -> list[Agreement]:
     """Seconds to the target, for each method of a comparison in the lab."""
-    measured, modelled = (clock.label for clock in summary.configuration.clocks)
+    measured, modelled = (clock.name for clock in summary.configuration.clocks)
     return [
         Agreement(method.seconds_to_target[measured].mean, method.seconds_to_target[modelled].mean)
         for method in summary.methods

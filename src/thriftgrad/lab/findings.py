@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from thriftgrad.lab import agreement
+from thriftgrad.lab.load import Clock
 from thriftgrad.lab.summary import Crossing, MethodSummary, Summary
 from thriftgrad.lab.table import MISSING, human_bytes, quality_text, significant, status_text, target_text, times_text
 
@@ -15,7 +16,7 @@ def findings(summary: Summary) -> tuple[str, ...]:
     there = [method for method in summary.methods if method.steps_to_target.mean is not None]
     if there:
         sentences = [_bytes_finding(there, target_text(summary))]
-        sentences += [_seconds_finding(there, clock.label) for clock in summary.configuration.clocks]
+        sentences += [_seconds_finding(there, clock) for clock in summary.configuration.clocks]
         if all(method.saves_bytes for method in there):
             sentences.append("Nothing here says whether to compress: no method as large as bf16 reaches the target.")
     else:
@@ -74,9 +75,9 @@ def _bytes_finding(there: Sequence[MethodSummary], target: str) -> str:
     return f"{start}{race.lead('fewer')}{race.unsettled}."
 
 
-def _seconds_finding(there: Sequence[MethodSummary], link: str) -> str:
-    race = _Race.of(there, lambda method: method.seconds_to_target[link])
-    start = f"On {link}, {race.winner.method.label} is first to the target, after {significant(race.best)} s"
+def _seconds_finding(there: Sequence[MethodSummary], clock: Clock) -> str:
+    race = _Race.of(there, lambda method: method.seconds_to_target[clock.name])
+    start = f"On {clock.label}, {race.winner.method.label} is first to the target, after {significant(race.best)} s"
     return f"{start}{race.lead('faster')}{race.unsettled}."
 
 

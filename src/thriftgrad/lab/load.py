@@ -53,8 +53,12 @@ class Link:
 
 
 class Clock(NamedTuple):
-    """An account of the seconds of a run: with those modelled for a link, or (None) with those waited in the lab."""
+    """An account of the seconds of a run: with those modelled for a link, or (None) with those waited in the lab.
 
+    ``name``: within the comparison; ``label``: anywhere.
+    """
+
+    name: str
     label: str
     link: str | None
 
@@ -141,9 +145,12 @@ class Configuration:
     def clocks(self) -> tuple[Clock, ...]:
         """Every account of seconds: by each link's model, and in the lab as measured, which comes first."""
         if self.mode != "lab":
-            return tuple(Clock(link.label, link.label) for link in self.links)
+            return tuple(Clock(link.label, link.label, link.label) for link in self.links)
         (link,) = self.links
-        return Clock(f"{link.label} measured", None), Clock(f"{link.label} modelled", link.label)
+        return (
+            Clock("measured", f"{link.label}, measured", None),
+            Clock("modelled", f"{link.label}, modelled", link.label),
+        )
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _curve(runs: Sequence[Run], clocks: Sequence[Clock]) -> dict[str, Any]:
     return {
         "steps": steps,
         "bytes": [fmean(at.bytes_both for at in row) for row in rows],
-        "seconds": {label: [fmean(at.seconds(link) for at in row) for row in rows] for label, link in clocks},
+        "seconds": {label: [fmean(at.seconds(link) for at in row) for row in rows] for _, label, link in clocks},
         "mean": [fmean(values) for values in qualities],
         "low": [min(values) for values in qualities],
         "high": [max(values) for values in qualities],

@@ -189,7 +189,7 @@ def _summarise_method(configuration: Configuration, method: Method, runs: tuple[
         steps_to_target=crossing(lambda at: at.step),
         bytes_to_target=crossing(lambda at: at.bytes_both),
         seconds_to_target={
-            clock.label: crossing(lambda at, link=clock.link: at.seconds(link))  # type: ignore[misc]
+            clock.name: crossing(lambda at, link=clock.link: at.seconds(link))  # type: ignore[misc]
             for clock in configuration.clocks
         },
         compute_seconds=_per_step(runs, lambda at: at.compute_seconds),

@@ -94,8 +94,9 @@ def columns(summary: Summary) -> tuple[Column, ...]:
     )
     if summary.on_sgd:
         return (*_distortions(summary), *_bytes(summary), *milliseconds)
-    steps = _steps(summary) if summary.in_lab else ()
-    return (*_qualities(summary), *_bytes(summary), *_costs(summary), *steps, *milliseconds)
+    if summary.in_lab:  # which is about time
+        return (*_qualities(summary), *_costs(summary), *_steps(summary), *milliseconds, *_bytes(summary))
+    return (*_qualities(summary), *_bytes(summary), *_costs(summary), *milliseconds)
 
 
 def _qualities(summary: Summary) -> tuple[Column, ...]:
@@ -141,10 +142,10 @@ def _costs(summary: Summary) -> tuple[Column, ...]:
         _crossings(target, "bytes", [method.bytes_to_target for method in methods], human_bytes),
         *(
             _marked(
-                _crossings(seconds, label, [method.seconds_to_target[label] for method in methods], significant),
+                _crossings(seconds, name, [method.seconds_to_target[name] for method in methods], significant),
                 off if summary.in_lab and link is not None else frozenset(),
             )
-            for label, link in summary.configuration.clocks
+            for name, _, link in summary.configuration.clocks
         ),
     )
 
@@ -156,7 +157,7 @@ def _steps(summary: Summary) -> tuple[Column, ...]:
     return (
         _numbers(group, "measured", [_milliseconds(each.measured) for each in found], significant, min),
         _marked(_numbers(group, "modelled", [_milliseconds(each.modelled) for each in found], significant), off),
-        _marked(_numbers(group, "model off by", [each.off for each in found], "{:+.0%}".format), off),
+        _marked(_numbers(group, "off by", [each.off for each in found], "{:+.0%}".format), off),
     )
 
 
