@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -75,6 +76,10 @@ def compare(
         str | None,
         typer.Option(help="Real processes behind links of this bandwidth: 100mbit, 20mbit/100mbit. Needs root and tc."),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write when rank 0 of real processes computed, encoded and waited, as a Chrome trace."),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where your own data lies.", show_default="$THRIFTGRAD_DATA, ./data")
     ] = None,
@@ -106,7 +111,7 @@ def compare(
         lab=lab,
     )
     folder = out or request.default_folder()
-    _run(context, request, folder, folder / "report.html")
+    _run(context, request, folder, folder / "report.html", _writable_trace(trace, request.processes))
 
 
 @app.command()
@@ -271,7 +276,20 @@ def methods() -> None:
     _console().print(overview())
 
 
-def _run(context: typer.Context, request: Request, folder: Path, report_path: Path) -> None:
+def _writable_trace(trace: Path | None, processes: bool) -> Path | None:
+    """Where a trace is to be written; complains before hours of training if it cannot be."""
+    from thriftgrad.lab.comparison import ComparisonError
+
+    if trace is not None and not processes:
+        raise ComparisonError(
+            f"compare: --trace records real processes, got {trace} without; add --processes or --lab."
+        )
+    if trace is not None and not trace.parent.is_dir():
+        raise ComparisonError(f"compare: --trace writes a file, and there is no folder {trace.parent}; make it first.")
+    return trace
+
+
+def _run(context: typer.Context, request: Request, folder: Path, report_path: Path, trace: Path | None = None) -> None:
     from thriftgrad.lab.comparison import prepare, resolve
     from thriftgrad.lab.progress import shown_progress
 
@@ -284,21 +302,28 @@ def _run(context: typer.Context, request: Request, folder: Path, report_path: Pa
         # Where there can be no network nothing is written.
         with Network(request.workers, Shape.of(request.lab)) as network, shown_progress() as progress:
             prepare(comparison, folder)
-            launch(folder, request.workers, progress, network)
+            launch(folder, request.workers, progress, network, trace)
         _show(folder, report_path)
+        _tell_of(trace)
         return
     comparison = prepare(comparison, folder)
     with shown_progress() as progress:
         if request.processes:
             from thriftgrad.lab.processes import launch
 
-            launch(folder, request.workers, progress)
+            launch(folder, request.workers, progress, trace=trace)
         else:
             from thriftgrad.lab.cluster import Simulated
             from thriftgrad.lab.runner import execute
 
             execute(comparison, folder, Simulated(request.workers), progress)
     _show(folder, report_path)
+    _tell_of(trace)
+
+
+def _tell_of(trace: Path | None) -> None:
+    if trace is not None:
+        sys.stdout.write(f"trace: {trace} ({json.loads(trace.read_text())['otherData']['summary']})\n")
 
 
 def _reproduce(context: typer.Context, reproduction: Reproduction, out: Path | None) -> None:

@@ -66,6 +66,8 @@ OPTIONS = {
     ("--task", "mnist"): "There is no folder data with MNIST",
     ("--out", "a-file/x"): "cannot write to a-file/x (Not a directory); choose another folder with --out.",
     ("--bogus",): "No such option: --bogus",
+    ("--trace", "t.json"): "--trace records real processes, got t.json without; add --processes or --lab.",
+    ("--trace", "no/t.json", "--processes"): "--trace writes a file, and there is no folder no; make it first.",
 }
 
 

@@ -1,5 +1,7 @@
 """Real gloo processes under torchrun: the simulation's numbers, one writer, and no orphans."""
 
+import json
+import re
 import signal
 
 from cli.runs import SMALL, begun, cells, essence, lines, processes_about, wait_until
@@ -33,8 +35,13 @@ def test_killed_they_leave_and_resumed_they_do_as_simulated(cli, tmp_path):
     assert not list((folder / "runs").glob("scatterreduce*"))  # they did not stay to finish
 
     asked = ["compare", *METHODS, *SMALL]
-    code, out, err = cli(*asked, "--processes", "--out", folder)
+    code, out, err = cli(*asked, "--processes", "--out", folder, "--trace", "trace.json")
     assert (code, err) == (0, "")
+    traced = json.loads((tmp_path / "trace.json").read_text())
+    assert out.endswith(f"trace: trace.json ({traced['otherData']['summary']})\n")
+    steps = len([event for event in traced["traceEvents"] if event.get("cat") == "backward"])
+    assert 20 * (len(METHODS) - 1) <= steps <= 20 * len(METHODS)  # of the runs that were not done before
+    assert re.match(rf"{steps} steps; per step .* ms of backward, 0.00 ms of communication hidden", out.split("(")[-2])
     assert "every worker is a real process on this machine" in " ".join(out.split())
     assert processes_about(folder) == []
     assert cli(*asked, "--out", "simulated").code == 0

@@ -121,10 +121,10 @@ class Timeline:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a Chrome trace (open it in chrome://tracing or Perfetto)."""
+        """Write a Chrome trace, the summary with it (open it in chrome://tracing or Perfetto)."""
         names = {BACKWARD: "backward", CODEC: "encode, decode"}
         names |= {FLIGHTS + i: f"in flight, {i + 1}" for i in range(len(self._flights))}
-        _write(path, [_event(span, span.rank, span.row) for span in self.spans], names, self.rank)
+        _write(path, [_event(span, span.rank, span.row) for span in self.spans], names, self.rank, self.summary())
 
     def _add(
         self,
@@ -150,10 +150,14 @@ def _event(span: Span, process: int, thread: int) -> dict[str, object]:
 
 
 def _write(
-    path: str | Path, events: Iterable[dict[str, object]], rows: Mapping[int, str] | None = None, process: int = 0
+    path: str | Path,
+    events: Iterable[dict[str, object]],
+    rows: Mapping[int, str] | None = None,
+    process: int = 0,
+    summary: str = "",
 ) -> None:
     named = [
         {"name": "thread_name", "ph": "M", "pid": process, "tid": row, "args": {"name": name}}
         for row, name in (rows or {}).items()
     ]
-    Path(path).write_text(json.dumps({"traceEvents": [*named, *events]}))
+    Path(path).write_text(json.dumps({"traceEvents": [*named, *events], "otherData": {"summary": summary}}))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import partial
+from time import perf_counter
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thriftgrad.comm import Comm, Observer, run, simulate
+from thriftgrad.comm import Comm, Observer, Round, Timeline, run, simulate
 
 T = TypeVar("T")
 
@@ -70,14 +72,26 @@ class Simulated(Cluster):
 
 
 class Processes(Cluster):
-    """This rank's worker; the others are processes of the default process group."""
+    """This rank's worker; the others are processes of the default process group.
+
+    ``timeline``, if there is one, is told what this rank did when; nothing is in flight while a worker computes.
+    """
 
     def __init__(self) -> None:
         self.world, self.ranks = dist.get_world_size(), (dist.get_rank(),)
+        self.timeline: Timeline | None = None
+        self._since = perf_counter()  # the worker computes
 
     def exchange(self, comms: Sequence[Comm[T]], observe: Observer | None = None) -> list[T]:
         (comm,) = comms
-        return [run(comm, observe=observe)]
+        timeline, asked = self.timeline, perf_counter()
+        if timeline is None or observe is None:  # or it is no step of the training
+            result = run(comm, observe=observe)
+        else:
+            result = run(comm, observe=partial(_tell, (observe, timeline)))
+            timeline.end_step(self._since, asked, perf_counter(), hidden_seconds=0.0)
+        self._since = perf_counter()
+        return [result]
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         # Summed in the order of ranks, as a simulation does, for the same bits.
@@ -99,3 +113,9 @@ class Processes(Cluster):
 
     def barrier(self) -> None:
         dist.barrier()
+        self._since = perf_counter()
+
+
+def _tell(observers: Sequence[Observer], finished: Round) -> None:
+    for each in observers:
+        each(finished)

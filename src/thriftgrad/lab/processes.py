@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,32 +26,37 @@ PATIENCE_SECONDS = 20.0
 WORKER = "thriftgrad.lab.worker"
 
 
-def launch(folder: Path, workers: int, report: Report, network: Network | None = None) -> None:
+def launch(
+    folder: Path, workers: int, report: Report, network: Network | None = None, trace: Path | None = None
+) -> None:
     """Run the comparison that ``folder`` holds on ``workers`` local processes, behind the links of a network if given.
 
+    ``trace``: where rank 0 writes what it did when.
     Raises ``ComparisonError`` with the first error they tell of if they fail.
     """
-    log = folder / LOG
+    log, arguments = folder / LOG, [str(path) for path in (folder, trace) if path is not None]
 
     def hear(said: dict[str, Any]) -> None:
         report(Progress(**said))
 
     if network is None:
-        failed = torchrun(WORKER, str(folder), workers, log, hear)
+        failed = torchrun(WORKER, arguments, workers, log, hear)
     else:
-        failed = behind_links(network, WORKER, str(folder), log, hear)
+        failed = behind_links(network, WORKER, arguments, log, hear)
     if failed:
         raise ComparisonError(f"compare: the processes failed ({failed}); all they said is in {log}.")
 
 
-def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable[[dict[str, Any]], None]) -> str | None:
+def torchrun(
+    module: str, arguments: Sequence[str], workers: int, log: Path, hear: Callable[[dict[str, Any]], None]
+) -> str | None:
     """Run a module on ``workers`` local processes, hear what they say, and return why they failed, or None.
 
     What the processes print to their error streams goes to ``log``. They do not outlive this process: they leave when
     their standard input, a pipe from here, is closed, however this process ends.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    command += ["-m", module, argument]
+    command += ["-m", module, *arguments]
     listener = Listener(hear)
     with (
         log.open("w") as written,
@@ -82,7 +87,7 @@ def torchrun(module: str, argument: str, workers: int, log: Path, hear: Callable
 
 
 def behind_links(
-    network: Network, module: str, argument: str, log: Path, hear: Callable[[dict[str, Any]], None]
+    network: Network, module: str, arguments: Sequence[str], log: Path, hear: Callable[[dict[str, Any]], None]
 ) -> str | None:
     """The same on every rank of a network."""
     listener = Listener(hear)
@@ -95,7 +100,7 @@ def behind_links(
                 written.write(f"[{rank}] {line}\n")
 
         try:
-            network.run([sys.executable, "-m", module, argument], hear=take)
+            network.run([sys.executable, "-m", module, *arguments], hear=take)
         except RankFailedError as error:
             return listener.failure(f"rank {error.rank} {error.how}")
     return None

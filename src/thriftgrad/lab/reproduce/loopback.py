@@ -84,7 +84,7 @@ class LoopbackTimes(Measurement):
             "draws": self.draws,
             "steps": self.steps,
         }
-        failed = torchrun(__name__, json.dumps(told), self.workers, log, rows.append)
+        failed = torchrun(__name__, [json.dumps(told)], self.workers, log, rows.append)
         if failed:
             raise ReproductionError(f"reproduce: the processes failed ({failed}); all they said is in {log}.")
         record(self.path(folder), rows)
