@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from coders.oracles import bits_of, entropy_bits, gamma, huffman_cost, spec_of, stream_of, symbols_of
+from coders.oracles import bits_of, entropy_bits, gamma, spec_of, stream_of, symbols_of
 from thriftgrad import PayloadError, TensorSpec
+from thriftgrad.kernels.prefix_codes import LONGEST_BITS, canonical
 from thriftgrad.wire.coders import Huffman
-from thriftgrad.wire.coders.huffman import canonical, code_lengths, expected_bits, group_sizes, model_lengths
+from thriftgrad.wire.coders.huffman import expected_bits, group_sizes, model_lengths
 from thriftgrad.wire.coders.symbols import packed_bytes
 
 
@@ -30,71 +31,51 @@ def bell(alphabet: int, width: float) -> list[float]:
     return list(shares / shares.sum())
 
 
-@given(st.lists(st.integers(0, 1000), min_size=2, max_size=60).filter(lambda w: sum(map(bool, w)) > 1))
-def test_lengths_are_the_best(weights: list[int]) -> None:
-    lengths = code_lengths(weights)
-    assert ((lengths > 0) == (np.array(weights) > 0)).all()
-    assert sum(2.0 ** -lengths[lengths > 0]) == 1
-    # 60 weights below 1001 need at most 15 bits only if none is tiny beside the others; the limit may cost otherwise.
-    assert lengths @ weights >= huffman_cost(weights)
-    if lengths.max() < 15:
-        assert lengths @ weights == huffman_cost(weights)
-
-
-def test_lengths_are_limited_and_still_complete() -> None:
-    fibonacci = [1, 1]
-    while len(fibonacci) < 40:
-        fibonacci.append(fibonacci[-1] + fibonacci[-2])
-    lengths = code_lengths(fibonacci)  # without a limit: up to 39 bits
-    assert lengths.max() == 15
-    assert sum(2.0**-lengths) == 1
-    assert lengths @ fibonacci == pytest.approx(huffman_cost(fibonacci), rel=1e-3)
-
-
-def test_the_limit_costs_the_least_possible() -> None:
-    """Of all complete lengths of at most 3 bits for five symbols, ours would be a best one; here by the real limit."""
-    weights = [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]  # depth 16 unlimited
-    lengths = code_lengths(weights)
-    # 16 bits become 15 by lengthening the cheapest subtree: the four lightest move to one level.
-    assert lengths.max() == 15
-    assert sum(2.0**-lengths) == 1
-    assert lengths @ weights - huffman_cost(weights) == 2
-
-
-def test_lengths_of_one_or_no_symbol() -> None:
-    assert code_lengths([0, 5, 0]).tolist() == [0, 1, 0]
-    assert code_lengths([0, 0]).tolist() == [0, 0]
-
-
-def test_codes_are_canonical() -> None:
-    lengths = np.array([2, 3, 0, 1, 3])
-    codes = [f"{code:b}".zfill(length) for code, length in zip(canonical(lengths).tolist(), lengths, strict=True)]
-    assert [codes[i] for i in (3, 0, 1, 4)] == ["0", "10", "110", "111"]
-
-
-def test_a_stream_is_head_table_codes() -> None:
-    """Four of five kinds occur; singles pay. Lengths 1 3 - 3 2: 0001 0011, a run of one 0000 1, 0011 0010."""
-    values = [0] * 80 + [4] * 30 + [1] * 15 + [3] * 10
+def test_a_stream_is_head_range_table_codes() -> None:
+    """Kinds 2, 3, 5 and 6 of nine, singles pay: lowest 2, range 4. Lengths 1 3 - 3 2: 0001 0011, 0000 1, 0011 0010."""
+    values = [2] * 80 + [6] * 30 + [3] * 15 + [5] * 10
     np.random.default_rng(0).shuffle(values)
-    spec = spec_of(len(values), 5)
-    code = {0: "0", 4: "10", 1: "110", 3: "111"}
-    bits = "00010011" + "0000" + gamma(1) + "00110010" + "".join(code[value] for value in values)
+    spec = spec_of(len(values), 9)
+    code = {2: "0", 6: "10", 3: "110", 5: "111"}
+    table = "00010011" + "0000" + gamma(1) + "00110010"
     stream = Huffman().encode(symbols_of(spec, values), spec)
-    assert stream[0] == 1
-    assert torch.equal(stream[1:], stream_of(bits))
+    assert stream[:3].tolist() == [0x10 | 1, 2, 4]
+    assert torch.equal(stream[3:], torch.cat((stream_of(table), stream_of("".join(code[value] for value in values)))))
 
 
-def test_a_group_is_a_number_in_base_alphabet() -> None:
+def test_large_symbols_have_two_bytes_in_front() -> None:
+    values = [1000] * 300 + [1001, 1002] * 20
+    spec = spec_of(len(values), 5000)
+    stream = Huffman().encode(symbols_of(spec, values), spec)
+    assert stream[:5].tolist() == [0x10 | 1, 0xE8, 0x03, 2, 0]
+    assert Huffman().decode(stream, spec).tolist() == values
+
+
+def test_a_group_is_a_number_whose_first_symbol_is_the_highest_digit() -> None:
     """With a model no table travels. A group of two: 0.9 ** 2 gets 0, and the last one is filled with the zero."""
     model = (0.05, 0.9, 0.05)
-    lengths = model_lengths(model, 2)
+    lengths = model_lengths(model, 2).numpy()
     codes = canonical(lengths).tolist()
     words = {pair: f"{codes[i]:b}".zfill(lengths[i]) for i, pair in enumerate(product(range(3), repeat=2))}
     assert words[1, 1] == "0"
     values = [1, 1, 1, 2, 1, 1, 0, 1, 1]
     spec = spec_of(9, 3, zero=1, probabilities=model)
     bits = "".join(words[pair] for pair in ((1, 1), (1, 2), (1, 1), (0, 1), (1, 1)))
-    assert Huffman().decode(torch.cat((torch.tensor([2]).byte(), stream_of(bits))), spec).tolist() == values
+    stream = torch.cat((torch.tensor([0x20 | 2]).byte(), stream_of(bits)))
+    assert Huffman().decode(stream, spec).tolist() == values
+
+
+def test_a_long_stream_lies_in_quarters_behind_their_lengths() -> None:
+    """4096 groups of one of two kinds, which takes a bit: four quarters of 128 bytes."""
+    model = (0.5, 0.3, 0.2)
+    values = np.random.default_rng(0).choice(3, 4096, p=model).tolist()
+    spec = spec_of(4096, 3, probabilities=model)
+    lengths = model_lengths(model, 1).numpy()
+    words = [f"{code:b}".zfill(length) for code, length in zip(canonical(lengths).tolist(), lengths, strict=True)]
+    quarters = [stream_of("".join(words[value] for value in values[i : i + 1024])) for i in range(0, 4096, 1024)]
+    sizes = torch.tensor([byte for quarter in quarters[:3] for byte in len(quarter).to_bytes(2, "little")]).byte()
+    stream = torch.cat((torch.tensor([0x20 | 1]).byte(), sizes, *quarters))
+    assert Huffman().decode(stream, spec).tolist() == values
 
 
 @pytest.mark.parametrize("width", [0.3, 0.5, 1.0, 2.0])
@@ -103,26 +84,38 @@ def test_a_known_model_sends_no_table(width: float) -> None:
     symbols = drawn(list(model), 3000)
     known, unknown = spec_of(3000, 15, zero=7, probabilities=model), spec_of(3000, 15, zero=7)
     with_model, without = (Huffman().encode(symbols.byte(), spec) for spec in (known, unknown))
-    assert len(with_model) < len(without)
+    if width > 0.3:  # there, codes for all that the model thinks nearly impossible cost more than a table
+        assert len(with_model) < len(without)
+        assert with_model[0] & 0xF0 == 0x20
+    assert len(with_model) <= len(without)
     assert torch.equal(Huffman().decode(with_model, known), symbols.byte())
 
 
 @given(st.lists(st.integers(0, 2), max_size=60))
 def test_long_codes_of_improbable_groups(values: list[int]) -> None:
-    """A model that is sure of itself gives what it thinks rare codes of up to 28 bits."""
+    """A model that is sure of itself gives what it thinks rare codes of up to 14 bits."""
     model, group = (0.05, 0.9, 0.05), 6
-    lengths = model_lengths(model, group)
-    assert 20 < lengths.max() <= 28
+    lengths = model_lengths(model, group).numpy()
+    assert lengths.max() == LONGEST_BITS
     assert sum(2.0**-lengths) == 1
     spec = spec_of(len(values), 3, zero=1, probabilities=model)
     codes = [f"{code:b}".zfill(length) for code, length in zip(canonical(lengths).tolist(), lengths, strict=True)]
     filled = "".join(map(str, [*values, *[1] * (-len(values) % group)]))
     bits = "".join(codes[int(filled[i : i + group], 3)] for i in range(0, len(filled), group))
     if values:
-        stream = torch.cat((torch.tensor([group]).byte(), stream_of(bits)))
+        stream = torch.cat((torch.tensor([0x20 | group]).byte(), stream_of(bits)))
         assert Huffman().decode(stream, spec).tolist() == values
     symbols = symbols_of(spec, values)
     assert torch.equal(Huffman().decode(Huffman().encode(symbols, spec), spec), symbols)
+
+
+def test_a_model_that_is_wrong_gives_way_to_a_table() -> None:
+    model = (0.98, 0.01, 0.01)
+    symbols = drawn([0.01, 0.98, 0.01], 10_000).byte()
+    stream = Huffman().encode(symbols, spec_of(10_000, 3, probabilities=model))
+    assert stream[0] & 0xF0 == 0x10
+    assert 8 * len(stream) < 0.3 * 10_000  # a seventh of a bit is the least of groups of seven
+    assert torch.equal(Huffman().decode(stream, spec_of(10_000, 3, probabilities=model)), symbols)
 
 
 def test_symbols_that_a_model_thinks_impossible_can_be_sent() -> None:
@@ -143,7 +136,7 @@ def test_within_a_bit_a_group_of_the_entropy(probabilities: list[float]) -> None
     symbols = drawn(probabilities, 20_000)
     spec = TensorSpec((20_000,), torch.int64, alphabet=len(probabilities))
     bits = 8 * len(Huffman().encode(symbols, spec)) / 20_000
-    table_bits = 8 + 4 * len(probabilities) ** 2 * 1.5  # of the pairs, at most
+    table_bits = 24 + 4 * len(probabilities) ** 2 * 1.5  # of the pairs, at most, and what stands in front
     assert entropy_bits(symbols) <= bits <= entropy_bits(symbols) + 1 / 2 + table_bits / 20_000
 
 
@@ -168,7 +161,7 @@ def test_expected_bits_are_what_is_measured() -> None:
     model = bell(7, 0.8)
     symbols, spec = drawn(model, 100_000), TensorSpec((100_000,), torch.int64, alphabet=7, probabilities=tuple(model))
     stream = Huffman().encode(symbols, spec)
-    assert 8 * len(stream) / 100_000 == pytest.approx(expected_bits(model, int(stream[0])), rel=0.01)
+    assert 8 * len(stream) / 100_000 == pytest.approx(expected_bits(model, int(stream[0]) & 15), rel=0.01)
 
 
 @given(st.lists(st.integers(0, 14), max_size=50), st.booleans())
@@ -181,53 +174,84 @@ def test_never_more_than_a_byte_over_packing(values: list[int], model: bool) -> 
 def test_a_constant_tensor_takes_no_bits_a_symbol() -> None:
     spec = spec_of(100_000, 3, zero=1)
     stream = Huffman().encode(torch.ones(100_000, dtype=torch.uint8), spec)
-    assert len(stream) == 3  # the head, then a run of one, a length and a run of one in 14 bits
+    assert len(stream) == 4  # the head, the symbol, the range of it, and a length
     assert Huffman().decode(stream, spec).eq(1).all()
 
 
-def test_large_alphabets_are_packed() -> None:
-    assert list(group_sizes(1 << 15)) == [1]
-    assert list(group_sizes(1 + (1 << 15))) == []
-    spec = spec_of(1000, 1 + (1 << 15))
-    assert Huffman().encode(torch.zeros(1000, dtype=torch.int64), spec)[0] == 0
+def test_wide_ranges_and_large_symbols_are_packed() -> None:
+    assert list(group_sizes(1 << 12)) == [1]
+    assert list(group_sizes(1 + (1 << 12))) == []
+    spec = spec_of(1000, 1 << 20)
+    for high, head in ((4095, 0x11), (4096, 0)):
+        assert Huffman().encode(torch.arange(1000) // 999 * high, spec)[0] == head
+    for symbol, head in (((1 << 15) - 1, 0x11), (1 << 15, 0)):
+        assert Huffman().encode(torch.full((1000,), symbol), spec)[0] == head
     assert list(group_sizes(64)) == [1, 2]
-    assert max(group_sizes(2)) == 15
+    assert list(group_sizes(64, highest=300)) == [1]
+    assert max(group_sizes(2)) == 8
 
 
 TABLE = "00010011" + "0000" + gamma(1) + "00110010"  # lengths 1 3 - 3 2
+NO_TABLE = "no complete code"
 
 
 @pytest.mark.parametrize(
     ("head", "bits", "message"),
     [
-        (1, TABLE[:8], "4 bits are needed where 0 are left"),
-        (1, TABLE[:8] + "0000" + "0" * 30, "a run without end"),
-        (1, "0000" + gamma(1) + "0000" + gamma(1) + "0" * 20, "two runs where one would do"),
-        (1, "0000" + gamma(6) + "0" * 20, "no complete code"),
-        (1, "0000" + gamma(5), "no complete code"),
-        (1, "0001" * 3 + "0000" + gamma(2), "no complete code"),
-        (1, "0001" + "0010" + "0000" + gamma(3), "no complete code"),
-        (1, "0010" + "0000" + gamma(4), "no complete code"),
-        (1, TABLE + "0" * 20, "4 bytes follow|1 bytes follow|2 bytes follow"),
-        (1, TABLE + "0", "8 codes cannot lie|ends inside|cannot lie"),
-        (7, TABLE, "groups of 7 symbols cannot be"),
-        (255, TABLE, "groups of 255 symbols cannot be"),
-        (0, "0" * 16, "8 symbols take 3 bytes, got 2"),
-        (0, "1" * 24, "symbol 7 outside the alphabet of 5"),
+        ([0x11, 0, 4], TABLE[:8], NO_TABLE),
+        ([0x11, 0, 4], TABLE[:8] + "0000" + "0" * 30, NO_TABLE),
+        ([0x11, 0, 4], TABLE[:8] + "0000" + "0" * 300, NO_TABLE),
+        ([0x11, 0, 4], "0000" + gamma(1) + "0000" + gamma(1) + "0" * 20, NO_TABLE),
+        ([0x11, 0, 4], "0000" + gamma(6) + "0" * 20, NO_TABLE),
+        ([0x11, 0, 4], "0000" + gamma(5), NO_TABLE),
+        ([0x11, 0, 4], "0001" * 3 + "0000" + gamma(2), NO_TABLE),
+        ([0x11, 0, 4], "0001" + "0010" + "0000" + gamma(3), NO_TABLE),
+        ([0x11, 0, 4], "0010" + "0000" + gamma(4), NO_TABLE),
+        ([0x11, 0, 4], "1111" + TABLE[4:], NO_TABLE),
+        ([0x11, 0, 4], TABLE + "1" * 3 + "0" * 8, NO_TABLE),  # what fills the table's last byte
+        ([0x11, 0, 4], TABLE + "0" * 40, "5 bytes of codes are not those of 8 symbols"),
+        ([0x11, 0, 4], TABLE, "0 bytes of codes are not those of 8 symbols"),
+        ([0x11, 0, 4], TABLE + "0" * 3 + "1" * 8, "1 bytes of codes are not those of 8 symbols"),
+        ([0x11, 0, 4], TABLE + "0" * 3 + "1" * 32, "4 bytes of codes are not those of 8 symbols"),
+        ([0x11, 0, 5], TABLE, "announce no groups of 8 symbols of 5 kinds"),
+        ([0x11, 4, 1], TABLE, "announce no groups"),
+        ([0x17, 0, 4], TABLE, "announce no groups"),
+        ([0x10, 0, 4], TABLE, "announce no groups"),
+        ([0x31, 0, 4], TABLE, "announce no groups"),
+        ([0x21, 0, 4], TABLE, r"bytes \[33, 0, 4, 19, 9\] announce no groups"),  # no probabilities are known
+        ([0x11, 0], "", "announce no groups"),
+        ([0x11], "", "announce no groups"),
+        ([1], TABLE, "or written by an earlier version"),
+        ([255], TABLE, "announce no groups"),
+        ([0], "0" * 16, "8 symbols take 3 bytes, got 2"),
+        ([0], "1" * 24, "symbol 7 outside the alphabet of 5"),
     ],
 )
-def test_hostile_streams(head: int, bits: str, message: str) -> None:
-    stream = torch.cat((torch.tensor([head], dtype=torch.uint8), stream_of(bits)))
+def test_hostile_streams(head: list[int], bits: str, message: str) -> None:
+    stream = torch.cat((torch.tensor(head, dtype=torch.uint8), stream_of(bits)))
     with pytest.raises(PayloadError, match=message):
         Huffman().decode(stream, spec_of(8, 5))
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 5, 6])
+def test_lengths_of_quarters_that_cannot_be(cut: int) -> None:
+    spec = spec_of(50_000, 3, probabilities=(0.5, 0.3, 0.2))
+    stream = Huffman().encode(drawn([0.5, 0.3, 0.2], 50_000).byte(), spec)
+    for size in (0, 1, 0xFFFF):
+        altered = stream.clone()
+        altered[1:3] = torch.tensor([size & 255, size >> 8])
+        with pytest.raises(PayloadError, match="bytes of codes are not those of 50000 symbols"):
+            Huffman().decode(altered, spec)
+    with pytest.raises(PayloadError, match="bytes of codes are not those of 50000 symbols"):
+        Huffman().decode(stream[: 1 + cut], spec)
+
+
 def test_a_last_group_filled_otherwise_is_refused() -> None:
     spec = spec_of(1, 3, zero=1, probabilities=(0.05, 0.9, 0.05))
-    lengths = model_lengths((0.05, 0.9, 0.05), 2)
+    lengths = model_lengths((0.05, 0.9, 0.05), 2).numpy()
     code = f"{canonical(lengths)[3 * 1 + 2]:b}".zfill(lengths[3 * 1 + 2])
-    with pytest.raises(PayloadError, match="last group is not filled"):
-        Huffman().decode(torch.cat((torch.tensor([2]).byte(), stream_of(code))), spec)
+    with pytest.raises(PayloadError, match="1 bytes of codes are not those of 1 symbols"):
+        Huffman().decode(torch.cat((torch.tensor([0x22]).byte(), stream_of(code))), spec)
 
 
 def test_no_bytes_at_all() -> None:

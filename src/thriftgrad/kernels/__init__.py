@@ -4,9 +4,10 @@
 tensor's device and ``use``, equals them bit for bit.
 """
 
-from thriftgrad.kernels import quantised, reference, sparse
+from thriftgrad.kernels import prefix_codes, quantised, reference, sparse
 from thriftgrad.kernels.dispatch import backend, dispatched, use
 from thriftgrad.kernels.cpu.threads import set_threads, threads
+from thriftgrad.kernels.prefix_codes import Grouping
 from thriftgrad.kernels.quantised import Quantised, uniform_levels
 from thriftgrad.kernels.reference import normal
 from thriftgrad.kernels.sparse import Chosen
@@ -33,14 +34,23 @@ largest = dispatched(sparse.largest)
 choose_largest = dispatched(sparse.choose_largest)
 owed = dispatched(sparse.owed)
 add_at = dispatched(sparse.add_at)
+count_groups = dispatched(prefix_codes.count_groups)
+code_lengths = dispatched(prefix_codes.code_lengths)
+write_lengths = dispatched(prefix_codes.write_lengths)
+read_lengths = dispatched(prefix_codes.read_lengths)
+write_groups = dispatched(prefix_codes.write_groups)
+read_groups = dispatched(prefix_codes.read_groups)
 
 __all__ = [
     "Chosen",
+    "Grouping",
     "Quantised",
     "add_at",
     "backend",
     "bucket_norms",
     "choose_largest",
+    "code_lengths",
+    "count_groups",
     "dequantise_add",
     "hadamard",
     "lane_sums",
@@ -56,6 +66,8 @@ __all__ = [
     "quantise_sign",
     "quantise_uniform",
     "random_signs",
+    "read_groups",
+    "read_lengths",
     "round_stochastic",
     "round_to_levels",
     "round_to_powers",
@@ -65,4 +77,6 @@ __all__ = [
     "uniform_levels",
     "unpack",
     "use",
+    "write_groups",
+    "write_lengths",
 ]

@@ -2,7 +2,57 @@
 
 from __future__ import annotations
 
+from thriftgrad.kernels.cpu.elementwise import (
+    hadamard,
+    nearest_level,
+    random_signs,
+    round_stochastic,
+    round_to_powers,
+    uniform16,
+)
+from thriftgrad.kernels.cpu.fused import (
+    bucket_norms,
+    dequantise_add,
+    quantise_levels,
+    quantise_sign,
+    quantise_uniform,
+)
+from thriftgrad.kernels.cpu.huffman import (
+    code_lengths,
+    count_groups,
+    read_groups,
+    read_lengths,
+    write_groups,
+    write_lengths,
+)
 from thriftgrad.kernels.cpu.permutation import permutation
+from thriftgrad.kernels.cpu.streams import largest_symbol, pack, unpack
 from thriftgrad.kernels.cpu.top_k import add_at, choose_largest, largest, owed
 
-__all__ = ["add_at", "choose_largest", "largest", "owed", "permutation"]
+__all__ = [
+    "add_at",
+    "bucket_norms",
+    "choose_largest",
+    "code_lengths",
+    "count_groups",
+    "dequantise_add",
+    "hadamard",
+    "largest",
+    "largest_symbol",
+    "nearest_level",
+    "owed",
+    "pack",
+    "permutation",
+    "quantise_levels",
+    "quantise_sign",
+    "quantise_uniform",
+    "random_signs",
+    "read_groups",
+    "read_lengths",
+    "round_stochastic",
+    "round_to_powers",
+    "uniform16",
+    "unpack",
+    "write_groups",
+    "write_lengths",
+]

@@ -165,17 +165,17 @@ def _rank(bits: Any, k: Any) -> Any:
         shift = np.int32(0)
         while (high - low) >> shift >= PARTS:
             shift += np.int32(1)
-        counts[:] = 0
+        for i in range(PARTS):
+            counts[0, i] = counts[1, i] = counts[2, i] = counts[3, i] = 0
         for i in range(U(bits.size)):
             key = _key(bits[i])
             if low <= key <= high:
                 counts[i & U(3), U(key - low) >> U(shift)] += 1
-        part = (high - low) >> shift
-        here = counts[:, part].sum()
+        part, here = ((high - low) >> shift) + 1, np.int64(0)
         while here < room:
             room -= here
             part -= 1
-            here = counts[:, part].sum()
+            here = counts[0, part] + counts[1, part] + counts[2, part] + counts[3, part]
         low, high = low + np.int32(part << shift), min(high, low + np.int32((part + 1 << shift) - 1))
         if here < bits.size // 8:
             bits = _between(bits, low, high, here)

@@ -46,14 +46,23 @@ def model_of(spec: TensorSpec, coder: object) -> tuple[float, ...] | None:
     return model
 
 
-def values_of(symbols: Tensor, spec: TensorSpec, coder: object) -> Ints:
-    """The symbols as a flat int64 array; ``ValueError`` if they are not what the spec says."""
+def flat_symbols(symbols: Tensor, spec: TensorSpec, coder: object) -> tuple[Tensor, int, int]:
+    """The symbols, flat and on the CPU, the lowest and the highest (0 if there are none).
+
+    ``ValueError`` if they are not what the spec says.
+    """
     alphabet = alphabet_of(spec, coder)
     check_numel(symbols, spec, coder)
-    values: Ints = symbols.detach().reshape(-1).cpu().to(torch.int64).numpy()
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    values = symbols.detach().reshape(-1).cpu().contiguous()
+    low, high = (int(end) for end in values.aminmax()) if len(values) else (0, 0)
     if low < 0 or high >= alphabet:
         raise ValueError(f"{coder!r}: symbols lie in [0, {alphabet}), got some in [{low}, {high}].")
+    return values, low, high
+
+
+def values_of(symbols: Tensor, spec: TensorSpec, coder: object) -> Ints:
+    """``flat_symbols`` as an int64 array."""
+    values: Ints = flat_symbols(symbols, spec, coder)[0].to(torch.int64).numpy()
     return values
 
 
@@ -66,16 +75,24 @@ def check_numel(x: Tensor, spec: TensorSpec, coder: object) -> None:
 
 def tensor_of(values: NDArray[Any], spec: TensorSpec) -> Tensor:
     """Decoded symbols in the spec's type, shape and place."""
-    symbols = torch.from_numpy(values).to(spec.device, spec.dtype)
+    return shaped(torch.from_numpy(values), spec)
+
+
+def shaped(values: Tensor, spec: TensorSpec) -> Tensor:
+    """``tensor_of``, of a flat tensor."""
+    symbols = values.to(spec.device, spec.dtype)
     return symbols if spec.variable else symbols.view(spec.shape)
 
 
 def stream_of(coded: Bytes, count: int, spec: TensorSpec, symbols: Tensor) -> Tensor:
     """The stream where the symbols lie, behind their number if only the sender knows it."""
-    if spec.variable:
-        prefix = np.frombuffer(count.to_bytes(COUNT_BYTES, "little"), np.uint8)
-        coded = np.concatenate((prefix, coded))
-    return torch.from_numpy(coded).to(symbols.device)
+    return torch.cat((prefix_of(count, spec), torch.from_numpy(coded))).to(symbols.device)
+
+
+def prefix_of(count: int, spec: TensorSpec) -> Tensor:
+    """The number of symbols as bytes, uint8; none of them if the spec says it."""
+    prefix = count.to_bytes(COUNT_BYTES, "little") if spec.variable else b""
+    return torch.tensor([*prefix], dtype=torch.uint8)
 
 
 def bytes_of(stream: Tensor) -> Bytes:
