@@ -11,9 +11,10 @@ from torch import Tensor
 
 from thriftgrad.kernels import reference
 from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import HALF, LOW, threshold
-from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, TILE, F, I, U, pointer
+from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, TILE, F, I, U
 from thriftgrad.kernels.cpu.threads import over_slices
 
 C, T = U(CHUNK), U(TILE)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from thriftgrad.kernels import quantised
-from thriftgrad.kernels.cpu import quantise, recycled
+from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels.cpu.quantise import dequantise, quantise
+from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts
 from thriftgrad.kernels.cpu.settings import TILE, F, U
 from thriftgrad.kernels.cpu.threads import over_slices
@@ -20,7 +22,10 @@ NORMS = {"l2": L2, "linf": LINF}
 NARROWEST = 2.0**-100
 """Of the gaps between levels, for whose products with a threshold no bit may be lost to underflow."""
 
-SIGNS = np.array([-1.0, 1.0], np.float32)
+LARGE = 1 << 18
+"""Elements from which on what is left over is written past the caches: by the next step it would be out of them."""
+
+SIGN_LEVELS = np.array([-1.0, 1.0], np.float32)
 
 
 def quantise_uniform(
@@ -30,7 +35,7 @@ def quantise_uniform(
     if s > 127:  # symbols of more than a byte
         return quantised.quantise_uniform(x, s, bucket, norm, seed, memory, decay)
     levels = np.empty(2 * s + 1, np.float32)  # of which the number is looked at
-    return _quantised(quantise.quantise_uniform, x, levels, bucket, NORMS[norm], seed, memory, decay)
+    return _quantised(UNIFORM, x, levels, bucket, NORMS[norm], seed, memory, decay)
 
 
 def quantise_levels(
@@ -38,13 +43,13 @@ def quantise_levels(
 ) -> Quantised:
     """``quantised.quantise_levels``."""
     table = levels.contiguous().numpy()
-    loop, _ = _loops(table.tobytes())
-    return _quantised(loop, x, table, bucket, NORMS[norm], seed, memory, decay)
+    kind, _ = _kinds(table.tobytes())
+    return _quantised(kind, x, table, bucket, NORMS[norm], seed, memory, decay)
 
 
 def quantise_sign(x: Tensor, bucket: int, memory: Tensor | None = None, decay: float = 1.0) -> Quantised:
     """``quantised.quantise_sign``."""
-    return _quantised(quantise.quantise_signs, x, SIGNS, bucket, MEAN, 0, memory, decay)
+    return _quantised(SIGNS, x, SIGN_LEVELS, bucket, MEAN, 0, memory, decay)
 
 
 def dequantise_add(stream: Tensor, scale: Tensor, levels: Tensor, bucket: int, total: Tensor) -> None:
@@ -58,9 +63,9 @@ def dequantise_add(stream: Tensor, scale: Tensor, levels: Tensor, bucket: int, t
     if scale.numel() < -(-n // bucket):
         raise ValueError(f"kernels: {n} elements in buckets of {bucket} need more than {scale.numel()} scales.")
     table = levels.contiguous().numpy()
-    _, loop = _loops(table.tobytes())
-    arrays = stream.contiguous().numpy(), scale.contiguous().numpy(), table, U(bucket), total.numpy()
-    over_slices(lambda low, high: loop(*arrays, U(low), U(high)), n, TILE)
+    _, kind = _kinds(table.tobytes())
+    arrays = kind, stream.contiguous().numpy(), scale.contiguous().numpy(), table, U(bucket), total.numpy()
+    over_slices(lambda low, high: dequantise(*arrays, U(low), U(high)), n, TILE)
 
 
 def bucket_norms(rows: Tensor, norm: Norm) -> Tensor:
@@ -89,7 +94,7 @@ def stream_nbytes(n: int, alphabet: int) -> int:
 
 
 def _quantised(
-    loop: Any, x: Tensor, levels: Any, bucket: int, norm: int, seed: int, memory: Tensor | None, decay: float
+    kind: int, x: Tensor, levels: Any, bucket: int, norm: int, seed: int, memory: Tensor | None, decay: float
 ) -> Quantised:
     n = x.numel()
     bucket = max(1, min(bucket, n))
@@ -100,9 +105,10 @@ def _quantised(
     known = bucket > BLOCKS * BLOCK
     if known:
         _fill_scales(scale.numpy(), given, kept, decay, bucket, norm)
+    past_cache = rest is not None and n >= LARGE and rest.data_ptr() % 64 == 0
     settings = F(decay), levels, U(bucket), norm, U(seed), known
-    arrays = given, kept, *settings, stream.numpy(), scale.numpy(), left
-    over_slices(lambda low, high: loop(*arrays, U(low), U(high)), n, TILE)
+    arrays = kind, given, kept, *settings, stream.numpy(), scale.numpy(), left, past_cache
+    over_slices(lambda low, high: quantise(*arrays, U(low), U(high)), n, TILE)
     return Quantised(stream, scale, rest)
 
 
@@ -132,22 +138,15 @@ def _fill_scales(scale: Any, x: Any, memory: Any, decay: float, bucket: int, nor
 
 
 @lru_cache(maxsize=1024)
-def _loops(table: bytes) -> tuple[Any, Any]:
-    """The loops that quantise to a table of levels and back: those that are made for it, or those for any."""
+def _kinds(table: bytes) -> tuple[int, int]:
+    """How to round to a table of levels, and how to get back: what is made for it, or what does for any."""
     levels = np.frombuffer(table, np.float32)
     base = (len(levels) - 1) // 2
+    above = levels[base + 1 :]
     symmetric = bool((levels == -levels[::-1]).all()) and levels[-1] == 1
     wide = symmetric and np.diff(levels).min() >= NARROWEST
-    if (
-        wide
-        and (np.frexp(levels[base + 1 :])[0] == 0.5).all()
-        and (np.diff(levels[base + 1 :]) == levels[base + 1 : -1]).all()
-    ):
-        return quantise.quantise_powers, quantise.dequantise_powers
-    if len(levels) < 256 and np.array_equal(levels, quantised.uniform_levels(base).numpy()):
-        return (
-            quantise.quantise_counting if len(levels) <= 17 else quantise.quantise_searching
-        ), quantise.dequantise_uniform
-    if wide and len(levels) <= 17:
-        return quantise.quantise_counting, quantise.dequantise_table
-    return quantise.quantise_searching, quantise.dequantise_table
+    if wide and (np.frexp(above)[0] == 0.5).all() and (np.diff(above) == above[:-1]).all():
+        return POWERS, POWERS
+    counted = COUNTING if wide and len(levels) <= 17 else SEARCHING
+    evenly = 3 <= len(levels) <= 255 and np.array_equal(levels, quantised.uniform_levels(base).numpy())
+    return counted, UNIFORM if evenly else counted

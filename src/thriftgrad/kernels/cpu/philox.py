@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.settings import CHUNK, COMPILED, LINE, U, prefetch
+from thriftgrad.kernels.cpu.memory import prefetch
+from thriftgrad.kernels.cpu.settings import CHUNK, COMPILED, LINE, U
 from thriftgrad.kernels.philox import MASK as _MASK
 from thriftgrad.kernels.philox import MULTIPLIERS, ROUNDS, WEYL
 

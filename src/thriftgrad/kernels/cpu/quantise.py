@@ -7,26 +7,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, prefetch, settle
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
 from thriftgrad.kernels.cpu.philox import fill_words
-from thriftgrad.kernels.cpu.rounding import round_counting, round_powers, round_searching, round_signs, round_uniform
+from thriftgrad.kernels.cpu.rounding import SIGNS, round_chunks, round_signs
 from thriftgrad.kernels.cpu.scales import BLOCKS, bucket_scale, owed_at
-from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, TILE, F, U, pointer
-from thriftgrad.kernels.cpu.values import power_values, table_values, uniform_values
+from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, LINE, TILE, F, U
+from thriftgrad.kernels.cpu.values import levels_of
 
-C, T = U(CHUNK), U(TILE)
-
-
-@njit(**COMPILED)
-def no_words(words: Any, first: Any, chunks: Any, seed: Any, x: Any, memory: Any, ahead: Any) -> None:
-    """For rounding that is not random."""
-
-
-@njit(**COMPILED)
-def copied(source: Any, at: Any, first: Any, last: Any, scale: Any, bucket: Any, u: Any) -> None:
-    """Elements ``first`` to ``last`` of the vector, which begin at source[at], as they are."""
-    for k in range(last - first):
-        u[k] = source[at + k]
+C, T, L = U(CHUNK), U(TILE), U(LINE)
 
 
 @njit(**COMPILED)
@@ -56,181 +45,184 @@ def plain(first: Any, last: Any, scale: Any, bucket: Any) -> Any:
 
 
 @njit(**COMPILED)
-def leave(owed: Any, values: Any, first: Any, last: Any, scale: Any, bucket: Any, rest: Any) -> None:
-    """What is left over of elements ``first`` to ``last``."""
-    i = first
-    b = first // bucket
-    while i < last:
-        end = min((b + U(1)) * bucket, last)
-        c = scale[b]
-        for k in range(i - first, end - first):
-            rest[first + k] = owed[k] - F(values[k] * c)
-        i = end
+def round_tile(
+    kind: Any,
+    x: Any,
+    at: Any,
+    low: Any,
+    high: Any,
+    scale: Any,
+    bucket: Any,
+    words: Any,
+    levels: Any,
+    alphabet: Any,
+    u: Any,
+    symbols: Any,
+) -> None:
+    """Symbols of elements low ... high, which begin at x[at]."""
+    if not plain(low, high, scale, bucket):
+        normalised(x, at, low, high, scale, bucket, u)
+        chunks = (high - low + C - U(1)) // C
+        round_chunks(kind, u, U(0), chunks, F(1), words, U(0), levels, alphabet, symbols, U(0))
+        return
+    first = low
+    b = low // bucket
+    while first < high:
+        end = min((b + U(1)) * bucket, high)
+        k = first - low
+        chunks = (end - first) // C
+        round_chunks(kind, x, at + k, chunks, scale[b], words, k // U(2), levels, alphabet, symbols, k)
+        first = end
         b += U(1)
 
 
-def _quantiser(fill: Any, prepared: Any, rounded: Any, valued: Any) -> Any:
-    """Compiled for its four stages: passed as arguments they would keep numba from caching."""
-
-    @njit(**COMPILED)
-    def round_tile(
-        x: Any,
-        at: Any,
-        low: Any,
-        high: Any,
-        scale: Any,
-        bucket: Any,
-        words: Any,
-        levels: Any,
-        alphabet: Any,
-        u: Any,
-        to: Any,
-    ) -> None:
-        """Symbols of elements low ... high, which begin at x[at]."""
-        if not plain(low, high, scale, bucket):
-            prepared(x, at, low, high, scale, bucket, u)
-            rounded(u, U(0), (high - low + C - U(1)) // C, F(1), words, U(0), levels, alphabet, to, U(0))
-            return
-        first = low
-        b = low // bucket
-        while first < high:
-            end = min((b + U(1)) * bucket, high)
-            k = first - low
-            rounded(x, at + k, (end - first) // C, scale[b], words, k // U(2), levels, alphabet, to, k)
-            first = end
-            b += U(1)
-
-    @njit(**COMPILED)
-    def tiles(
-        x: Any,
-        n: Any,
-        memory: Any,
-        decay: Any,
-        levels: Any,
-        alphabet: Any,
-        bucket: Any,
-        norm: Any,
-        seed: Any,
-        known: Any,
-        stream: Any,
-        scale: Any,
-        rest: Any,
-        low: Any,
-        high: Any,
-        words: Any,
-        symbols: Any,
-        u: Any,
-        owed: Any,
-        lanes: Any,
-        blocks: Any,
-    ) -> None:
-        width = width_bits(alphabet)
-        ready = (high + bucket - U(1)) // bucket if known else low // bucket
-        for first in range(low, high, T):
-            last = min(first + T, high)
-            while ready * bucket < last:
-                end = min((ready + U(1)) * bucket, n)
-                scale[ready] = bucket_scale(x, memory, decay, ready * bucket, end, norm, lanes, blocks)
-                ready += U(1)
-            ahead = last if known else last + bucket
-            fill(words, first // C, (last - first + C - U(1)) // C, seed, x, memory, ahead)
-            if memory is None:
-                round_tile(x, first, first, last, scale, bucket, words, levels, alphabet, u, symbols)
-            else:
-                for k in range(last - first):
-                    owed[k] = owed_at(x, memory, decay, first + k)
-                round_tile(owed, U(0), first, last, scale, bucket, words, levels, alphabet, u, symbols)
-                valued(symbols, last - first, levels, alphabet, u)
-                leave(owed, u, first, last, scale, bucket, rest)
-            pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
-
-    @njit(**COMPILED)
-    def quantise(
-        scratch: Any,
-        x: Any,
-        memory: Any,
-        decay: Any,
-        levels: Any,
-        bucket: Any,
-        norm: Any,
-        seed: Any,
-        known: Any,
-        stream: Any,
-        scale: Any,
-        rest: Any,
-        low: Any,
-        high: Any,
-    ) -> None:
-        """Elements low ... high (multiples of a tile, or the end). ``known``: the scales are there already.
-
-        A bucket's norm is taken when the first tile comes that it has a part in; one that two slices share is computed
-        by both. x is asked for a bucket and a tile ahead.
-        """
-        tiles(
-            pointer(x),
-            U(len(x)),
-            pointer(memory),
-            decay,
-            pointer(levels),
-            U(len(levels)),
-            bucket,
-            norm,
-            seed,
-            known,
-            pointer(stream),
-            pointer(scale),
-            pointer(rest),
-            low,
-            high,
-            pointer(scratch[0]),
-            pointer(scratch[1]),
-            pointer(scratch[2]),
-            pointer(scratch[3]),
-            pointer(scratch[4]),
-            pointer(scratch[5]),
-        )
-
-    return quantise
+@njit(**COMPILED)
+def leave(owed: Any, values: Any, low: Any, high: Any, scale: Any, bucket: Any, rest: Any, past_cache: Any) -> None:
+    """What is left over of elements low ... high. ``values``: their levels, overwritten."""
+    first = low
+    b = low // bucket
+    while first < high:
+        end = min((b + U(1)) * bucket, high)
+        c = scale[b]
+        for k in range(first - low, end - low):
+            values[k] = owed[k] - F(values[k] * c)
+        first = end
+        b += U(1)
+    lines = (high - low) // L if past_cache else U(0)
+    for line in range(lines):
+        copy_past_cache(rest, low + line * L, values, line * L)
+    for k in range(lines * L, high - low):
+        rest[low + k] = values[k]
 
 
 @njit(**COMPILED)
-def scratch() -> Any:
+def ask(x: Any, memory: Any, low: Any, high: Any) -> None:
+    """Asks for elements low ... high."""
+    for line in range((high - low) // L):
+        prefetch(x, low + line * L)
+        if memory is not None:
+            prefetch(memory, low + line * L)
+
+
+@njit(**COMPILED)
+def _quantise(
+    kind: Any,
+    x: Any,
+    n: Any,
+    memory: Any,
+    decay: Any,
+    levels: Any,
+    alphabet: Any,
+    bucket: Any,
+    norm: Any,
+    seed: Any,
+    known: Any,
+    stream: Any,
+    scale: Any,
+    rest: Any,
+    past_cache: Any,
+    low: Any,
+    high: Any,
+    words: Any,
+    symbols: Any,
+    u: Any,
+    owed: Any,
+    lanes: Any,
+    blocks: Any,
+) -> None:
+    width = width_bits(alphabet)
+    ready = (high + bucket - U(1)) // bucket if known else low // bucket
+    for first in range(low, high, T):
+        last = min(first + T, high)
+        while ready * bucket < last:
+            end = min((ready + U(1)) * bucket, n)
+            scale[ready] = bucket_scale(x, memory, decay, ready * bucket, end, norm, lanes, blocks)
+            ready += U(1)
+        source, at = x, first
+        ahead = last if known else last + bucket
+        if kind == SIGNS:
+            ask(x, memory, ahead, ahead + (last - first))
+        else:
+            fill_words(words, first // C, (last - first + C - U(1)) // C, seed, x, memory, ahead)
+        if memory is not None:
+            for k in range(last - first):
+                owed[k] = owed_at(x, memory, decay, first + k)
+            source, at = owed, U(0)
+        if kind == SIGNS:
+            round_signs(source, at, last - first, symbols)
+        else:
+            round_tile(kind, source, at, first, last, scale, bucket, words, levels, alphabet, u, symbols)
+        if memory is not None:
+            levels_of(kind, symbols, last - first, levels, alphabet, u)
+            leave(owed, u, first, last, scale, bucket, rest, past_cache)
+        pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
+    if past_cache:
+        settle()
+
+
+@njit(**CACHED)
+def quantise(
+    kind: Any,
+    x: Any,
+    memory: Any,
+    decay: Any,
+    levels: Any,
+    bucket: Any,
+    norm: Any,
+    seed: Any,
+    known: Any,
+    stream: Any,
+    scale: Any,
+    rest: Any,
+    past_cache: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Elements low ... high (multiples of a tile, or the end). ``known``: the scales are there already.
+
+    A bucket's norm is taken when the first tile comes that it has a part in; one that two slices share is computed
+    by both. x is asked for a bucket and a tile ahead. ``past_cache``: ``rest`` is aligned, and larger than a cache.
+    """
+    scratch = _scratch()
+    _quantise(
+        kind,
+        pointer(x),
+        U(len(x)),
+        pointer(memory),
+        decay,
+        pointer(levels),
+        U(len(levels)),
+        bucket,
+        norm,
+        seed,
+        known,
+        pointer(stream),
+        pointer(scale),
+        pointer(rest),
+        past_cache,
+        low,
+        high,
+        pointer(scratch[0]),
+        pointer(scratch[1]),
+        pointer(scratch[2]),
+        pointer(scratch[3]),
+        pointer(scratch[4]),
+        pointer(scratch[5]),
+    )
+    _keep(scratch)
+
+
+@njit(**COMPILED)
+def _scratch() -> Any:
     """What a slice works in, so small that it stays in the first-level cache."""
     words, symbols = np.zeros(TILE // 2, np.uint32), np.zeros(TILE, np.uint8)
     u, owed = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     return words, symbols, u, owed, np.zeros(64, np.float64), np.zeros(BLOCKS, np.float64)
 
 
-_uniform = _quantiser(fill_words, normalised, round_uniform, uniform_values)
-_counting = _quantiser(fill_words, normalised, round_counting, table_values)
-_powers = _quantiser(fill_words, normalised, round_powers, power_values)
-_searching = _quantiser(fill_words, normalised, round_searching, table_values)
-_signs = _quantiser(no_words, copied, round_signs, table_values)
-
-
-@njit(**CACHED)
-def quantise_uniform(*arguments: Any) -> None:
-    _uniform(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def quantise_counting(*arguments: Any) -> None:
-    _counting(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def quantise_powers(*arguments: Any) -> None:
-    _powers(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def quantise_searching(*arguments: Any) -> None:
-    _searching(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def quantise_signs(*arguments: Any) -> None:
-    _signs(scratch(), *arguments)
+@njit(**COMPILED)
+def _keep(scratch: Any) -> None:
+    """To be called when the pointers into it have done their work: numba lets an array go after its last use."""
 
 
 @njit(**COMPILED)
@@ -247,47 +239,43 @@ def add(values: Any, low: Any, high: Any, scale: Any, bucket: Any, total: Any) -
         b += U(1)
 
 
-def _dequantiser(valued: Any) -> Any:
-
-    @njit(**COMPILED)
-    def dequantise(
-        scratch: Any,
-        stream_array: Any,
-        scale_array: Any,
-        level_array: Any,
-        bucket: Any,
-        total_array: Any,
-        low: Any,
-        high: Any,
-    ) -> None:
-        """Add levels times scales to elements low ... high (multiples of a tile, or the end)."""
-        stream, scale, total = pointer(stream_array), pointer(scale_array), pointer(total_array)
-        levels, alphabet, width = pointer(level_array), U(len(level_array)), width_bits(len(level_array))
-        symbols, values = pointer(scratch[1]), pointer(scratch[2])
-        for first in range(low, high, T):
-            last = min(first + T, high)
-            unpack_symbols(stream, nbytes(first, width), last - first, width, symbols, U(0))
-            valued(symbols, last - first, levels, alphabet, values)
-            add(values, first, last, scale, bucket, total)
-
-    return dequantise
-
-
-_add_uniform = _dequantiser(uniform_values)
-_add_powers = _dequantiser(power_values)
-_add_table = _dequantiser(table_values)
+@njit(**COMPILED)
+def _dequantise(
+    kind: Any,
+    stream: Any,
+    scale: Any,
+    levels: Any,
+    alphabet: Any,
+    bucket: Any,
+    total: Any,
+    low: Any,
+    high: Any,
+    symbols: Any,
+    values: Any,
+) -> None:
+    width = width_bits(alphabet)
+    for first in range(low, high, T):
+        last = min(first + T, high)
+        unpack_symbols(stream, nbytes(first, width), last - first, width, symbols, U(0))
+        levels_of(kind, symbols, last - first, levels, alphabet, values)
+        add(values, first, last, scale, bucket, total)
 
 
 @njit(**CACHED)
-def dequantise_uniform(*arguments: Any) -> None:
-    _add_uniform(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def dequantise_powers(*arguments: Any) -> None:
-    _add_powers(scratch(), *arguments)
-
-
-@njit(**CACHED)
-def dequantise_table(*arguments: Any) -> None:
-    _add_table(scratch(), *arguments)
+def dequantise(kind: Any, stream: Any, scale: Any, levels: Any, bucket: Any, total: Any, low: Any, high: Any) -> None:
+    """Add levels times scales to elements low ... high (multiples of a tile, or the end)."""
+    scratch = _scratch()
+    _dequantise(
+        kind,
+        pointer(stream),
+        pointer(scale),
+        pointer(levels),
+        U(len(levels)),
+        bucket,
+        pointer(total),
+        low,
+        high,
+        pointer(scratch[1]),
+        pointer(scratch[2]),
+    )
+    _keep(scratch)

@@ -184,9 +184,36 @@ def round_searching(
 
 
 @njit(**COMPILED)
-def round_signs(
-    x: Any, at: Any, chunks: Any, scale: Any, words: Any, w: Any, levels: Any, alphabet: Any, symbols: Any, to: Any
+def round_signs(x: Any, at: Any, n: Any, symbols: Any) -> None:
+    """1 where one of the n elements from x[at] on is not below zero."""
+    for p in range(n):
+        symbols[p] = np.uint8(1) if x[at + p] >= F(0) else np.uint8(0)
+
+
+UNIFORM, POWERS, COUNTING, SEARCHING, SIGNS = range(5)
+"""Kinds of rounding: a number that is looked at once for a bucket, so that one compiled loop holds them all."""
+
+
+@njit(**COMPILED)
+def round_chunks(
+    kind: Any,
+    x: Any,
+    at: Any,
+    chunks: Any,
+    scale: Any,
+    words: Any,
+    w: Any,
+    levels: Any,
+    alphabet: Any,
+    symbols: Any,
+    to: Any,
 ) -> None:
-    """1 where the element is not below zero."""
-    for p in range(chunks * U(128)):
-        symbols[to + p] = np.uint8(1) if x[at + p] >= F(0) else np.uint8(0)
+    """By the kind of rounding."""
+    if kind == UNIFORM:
+        round_uniform(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
+    elif kind == POWERS:
+        round_powers(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
+    elif kind == COUNTING:
+        round_counting(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
+    else:
+        round_searching(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)

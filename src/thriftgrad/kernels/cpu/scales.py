@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, INLINED, F, I, U, pointer
+from thriftgrad.kernels.cpu.memory import folded_lanes, pointer
+from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, INLINED, F, I, U
 from thriftgrad.kernels.quantised import BLOCK as _BLOCK
 
 L2, LINF, MEAN = 0, 1, 2
@@ -79,11 +80,7 @@ def _sums(term: Any) -> Any:
         at = low + lines * U(64)
         for j in range(high - at):
             lanes[j] += term(np.float64(owed_at(x, memory, decay, at + j)))
-        for j in range(U(16)):
-            lanes[j] = (lanes[j] + lanes[j + U(32)]) + (lanes[j + U(16)] + lanes[j + U(48)])
-        for j in range(U(4)):
-            lanes[j] = (lanes[j] + lanes[j + U(8)]) + (lanes[j + U(4)] + lanes[j + U(12)])
-        return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
+        return folded_lanes(lanes)
 
     @njit(**COMPILED)
     def row_sum(x: Any, memory: Any, decay: Any, low: Any, high: Any, lanes: Any, blocks: Any) -> Any:

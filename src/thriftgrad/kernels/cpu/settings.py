@@ -1,20 +1,17 @@
-"""How everything here is compiled, and what the kernels share."""
+"""How everything here is compiled, and the sizes that kernels share."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 """Strict IEEE arithmetic: no ``fastmath`` and no contraction to FMA, so that the bits are the reference's.
 
 What makes loops fast here: unsigned indices, because to signed ones belongs the wrap-around of negative indices, a
 branch; sums, differences and shifts of 32-bit integers cast back to 32 bits, of which numba makes 64 and so halves the
-lanes; and ``pointer`` where functions call each other, because numba counts references to arrays, atomically.
+lanes; and pointers where functions call each other, because numba counts references to arrays, atomically.
 """
 
 INLINED: dict[str, Any] = {**COMPILED, "forceinline": True}
@@ -37,30 +34,3 @@ TILE = 20 * CHUNK
 
 A multiple of every packed chunk: 512 symbols of one bit, 256 of two, 128 of four, 5 in base 3, 8 of other widths.
 """
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def pointer(context: Any, array: Any) -> Any:
-    """To the first element; it does not keep the array alive. None stays None."""
-    if isinstance(array, types.NoneType):
-        return types.none(array), lambda context, builder, signature, arguments: context.get_dummy_value()
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_array(array)(context, builder, arguments[0]).data
-
-    return types.CPointer(array.dtype)(array), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(context: Any, data: Any, index: Any) -> Any:
-    """Ask for the cache line of ``data[index]``, which need not exist, into the second-level cache."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), cgutils.voidptr_t)
-        builder.call(function, [place, number(0), number(2), number(1)])  # to read, second level, data
-        return context.get_dummy_value()
-
-    return types.void(data, types.uint64), generate

@@ -12,8 +12,9 @@ from torch import Tensor
 from thriftgrad.kernels import reference
 from thriftgrad.kernels.cpu import recycled
 from thriftgrad.kernels.cpu.fused import check_length, stream_nbytes
+from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
-from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, TILE, U, pointer
+from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, TILE, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.cpu.wide_packing import pack_wide, unpack_wide
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from thriftgrad.kernels.cpu.rounding import POWERS, UNIFORM
 from thriftgrad.kernels.cpu.settings import COMPILED, F, I, U
 
 
@@ -58,3 +59,14 @@ def table_values(symbols: Any, n: Any, levels: Any, alphabet: Any, values: Any) 
         high = (h if odd else g) if two else (f if odd else e)
         upper = high if four else low
         values[p] = upper if symbol & np.uint8(8) != 0 else values[p]
+
+
+@njit(**COMPILED)
+def levels_of(kind: Any, symbols: Any, n: Any, levels: Any, alphabet: Any, values: Any) -> None:
+    """By the kind of rounding."""
+    if kind == UNIFORM:
+        uniform_values(symbols, n, levels, alphabet, values)
+    elif kind == POWERS:
+        power_values(symbols, n, levels, alphabet, values)
+    else:
+        table_values(symbols, n, levels, alphabet, values)

@@ -1,0 +1,87 @@
+"""Memory as the processor sees it: what numba has no words for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_I32, _DOUBLE = ir.IntType(32), ir.DoubleType()
+_LINE = ir.VectorType(ir.FloatType(), 16)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(context: Any, array: Any) -> Any:
+    """To the first element; it does not keep the array alive. None stays None."""
+    if isinstance(array, types.NoneType):
+        return types.none(array), lambda context, builder, signature, arguments: context.get_dummy_value()
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(context: Any, data: Any, index: Any) -> Any:
+    """Ask for the cache line of ``data[index]``, which need not exist, into the second-level cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), cgutils.voidptr_t)
+        builder.call(function, [place, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+        return context.get_dummy_value()
+
+    return types.void(data, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_past_cache(context: Any, to: Any, i: Any, source: Any, j: Any) -> Any:
+    """A cache line of float32, source[j:j + 16], to to[i:i + 16], which is a whole line, without reading that first.
+
+    What is written will not be read soon. Before another thread may read it, ``settle``.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, at, origin, begin = arguments
+        line = builder.load(builder.bitcast(builder.gep(origin, [begin]), _LINE.as_pointer()))
+        line.align = 4
+        store = builder.store(line, builder.bitcast(builder.gep(target, [at]), _LINE.as_pointer()))
+        store.align = 64
+        store.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(to, types.uint64, source, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def settle(context: Any) -> Any:
+    """Wait until all that was written can be read by other threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def folded_lanes(context: Any, lanes: Any) -> Any:
+    """The sum of float64[64] by halves: first half plus second half, until one is left."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        count = 64
+        sums = builder.load(builder.bitcast(arguments[0], ir.VectorType(_DOUBLE, count).as_pointer()))
+        sums.align = 8
+        while count > 1:
+            count //= 2
+            half = ir.VectorType(_I32, count)
+            low = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count)]))
+            high = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count, 2 * count)]))
+            sums = builder.fadd(low, high)
+        return builder.extract_element(sums, _I32(0))
+
+    return types.float64(lanes), generate
