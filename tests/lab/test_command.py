@@ -30,11 +30,11 @@ def test_a_row_a_rank_and_a_mark_where_they_are_apart():
     rows = [" ".join(line.split()) for line in text.splitlines()]
     # 51 MB in 10 s are 40.8 Mbit/s
     assert "0 10.0 51.0 MB 25.5 MB 40.8 / 20.4 41% / 20% 50.0 MB 25.0 MB +2.0% / +2.0%" in rows
-    assert "1 8.00 60.0 MB 25.0 MB 60.0 / 25.0 60% / 25% 50.0 MB 25.0 MB +20.0% / +0.0% (!)" in rows
+    assert "1 8.00 60.0 MB 25.0 MB 60.0 / 25.0 60% / 25% 50.0 MB 25.0 MB +20% / +0.0% (!)" in rows
     said = " ".join(rows)
     assert "2 ranks, each behind a link of 100mbit." in said
-    assert "times 1.046 for the headers" in said
-    assert "(!) More than 5% apart: something crossed the link that is in no ledger" in said
+    assert "times 1.046 for the headers of full frames" in said
+    assert "(!) More than 5% apart: messages too short to fill frames, or something that is in no ledger" in said
 
 
 def test_without_a_ledger_and_without_a_limit_there_is_less_to_say():

@@ -25,8 +25,7 @@ class Meter:
     decode_seconds: float = 0.0
     link_seconds: dict[str, float] = field(default_factory=dict)
     waited_seconds: float = 0.0  # for real collectives
-    ahead_seconds: float = 0.0  # what training computes before the next collective
-    paces: list[float] = field(default_factory=list)  # computed before each collective since the last evaluation
+    issued: list[float] = field(default_factory=list)  # when each of them was, since the last evaluation
 
     def __call__(self, finished: Round) -> None:
         """What a worker computes before a collective is encoding, what it computes after the last one is decoding."""
@@ -36,8 +35,8 @@ class Meter:
             self.decode_seconds += seconds
         else:
             self.encode_seconds += seconds
-            self.paces.append(self.ahead_seconds + seconds)
-        self.ahead_seconds = 0.0
+            if finished.moments is not None:
+                self.issued.append(finished.moments.issued)
         self.waited_seconds += finished.waited_seconds or 0.0
         for label, link in self.links.items():
             self.link_seconds[label] = self.link_seconds.get(label, 0.0) + link.seconds(finished)
@@ -55,10 +54,11 @@ class Books:
     skew_seconds: float = 0.0
 
     def skew(self) -> float:
-        """Seconds by which the slowest worker was behind the mean, over all collectives so far."""
-        paces, self.meter.paces = self.meter.paces, []
-        everybodys = zip(self.cluster.slowest(paces), self.cluster.mean(paces), strict=True)
-        self.skew_seconds += sum(slowest - mean for slowest, mean in everybodys)
+        """Seconds that a worker waited for the last one to come, mean over workers, sum over all collectives so far."""
+        issued, self.meter.issued = self.meter.issued, []
+        # One clock is everybody's: all processes are on one machine.
+        everybodys = zip(self.cluster.latest(issued), self.cluster.mean(issued), strict=True)
+        self.skew_seconds += sum(last - mean for last, mean in everybodys)
         return self.skew_seconds
 
     def bits_per_coordinate(self, step: int) -> float | None:

@@ -32,7 +32,7 @@ class Cluster(ABC):
         """The mean over processes of each number."""
 
     @abstractmethod
-    def slowest(self, seconds: Sequence[float]) -> list[float]:
+    def latest(self, moments: Sequence[float]) -> list[float]:
         """The greatest over processes of each number."""
 
     @abstractmethod
@@ -61,8 +61,8 @@ class Simulated(Cluster):
     def mean(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
 
-    def slowest(self, seconds: Sequence[float]) -> list[float]:
-        return list(seconds)
+    def latest(self, moments: Sequence[float]) -> list[float]:
+        return list(moments)
 
     def follow(self, buffers: Iterable[Tensor]) -> None:
         """Nothing to do: worker 0's are here."""
@@ -97,8 +97,8 @@ class Processes(Cluster):
         # Summed in the order of ranks, as a simulation does, for the same bits.
         return [sum(column) / self.world for column in self._everybodys(numbers)]
 
-    def slowest(self, seconds: Sequence[float]) -> list[float]:
-        return [max(column) for column in self._everybodys(seconds)]
+    def latest(self, moments: Sequence[float]) -> list[float]:
+        return [max(column) for column in self._everybodys(moments)]
 
     def _everybodys(self, numbers: Sequence[float]) -> list[tuple[float, ...]]:
         """For each number, that of every process."""

@@ -97,8 +97,8 @@ def table(crossed: Sequence[Crossed], link: Shape) -> Group:
     """A row a rank, and the rules behind the numbers; print it with a rich Console."""
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     told = any(each.ledger is not None for each in crossed)
-    names = ["rank", "seconds", "sent", "received", "Mbit/s", "of the link"]
-    for name in names + (["ledger: sent", "received", "apart"] if told else []):
+    names = ["rank", "seconds", "sent", "received", "Mbit/s", "of link"]
+    for name in names + (["ledger sent", "received", "apart"] if told else []):
         drawn.add_column(name, justify="right")
     for each in crossed:
         cells = [str(each.rank), significant(each.seconds), *map(human_bytes, each.link)]
@@ -125,12 +125,12 @@ def notes(crossed: Sequence[Crossed], link: Shape) -> tuple[str, ...]:
         f"command's start to its end, {counted}; Mbit/s are means over that time, up / down."
     ]
     if any(each.ledger is not None for each in crossed):
-        headers = f", times {1 / STREAM_SHARE:.3f} for the headers" if link.model else ""
+        headers = f", times {1 / STREAM_SHARE:.3f} for the headers of full frames" if link.model else ""
         said += [f"Ledger: the link bytes that thriftgrad counted{headers}. Apart: the interface against it."]
         if not all(each.agrees for each in crossed):
             said += [
-                f"(!) More than {TOLERANCE:.0%} apart: something crossed the link that is in no ledger, such as DDP's "
-                "first copy of the model, other collectives of the command, or data."
+                f"(!) More than {TOLERANCE:.0%} apart: messages too short to fill frames, or something that is in no "
+                "ledger, such as DDP's first copy of the model, other collectives of the command, or data."
             ]
     else:
         said += ["No ledger to compare with: thriftgrad exchanged nothing, or the ranks did not end as processes do."]
@@ -152,4 +152,6 @@ def _share(each: Crossed, link: Shape) -> str:
 def _apart(each: Crossed) -> str:
     if each.apart is None:
         return MISSING
-    return " / ".join(f"{share:+.1%}" for share in each.apart) + ("" if each.agrees else " (!)")
+    return " / ".join(f"{share:+.{1 if abs(share) < 0.0995 else 0}%}" for share in each.apart) + (
+        "" if each.agrees else " (!)"
+    )

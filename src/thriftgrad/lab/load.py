@@ -168,8 +168,8 @@ class Evaluation:
 
     ``distortion.py`` defines what stands after ``link_seconds``, and ``bits_per_coordinate`` is what a worker handed to
     collectives since the evaluation before, per step and coordinate. ``waited_seconds``: how long it waited for real
-    collectives; ``skew_seconds``: how much longer than the mean the slowest worker computed before each of them. What
-    was not measured is None, or left out in records of earlier versions.
+    collectives, ``skew_seconds``: the part of it in which it waited for the last worker to come. What was not measured
+    is None, or left out in records of earlier versions.
     """
 
     step: int
@@ -205,7 +205,7 @@ class Evaluation:
     def seconds(self, link: str | None) -> float:
         """Compute + encode + decode as measured, plus the modelled link, one after the other (no overlap).
 
-        Of real processes, the slowest before each collective. ``link=None``: plus what was waited on the real link.
+        Of real processes, plus what they waited for the last of them. ``link=None``: plus all that they waited.
         """
         communication = self.waited_seconds if link is None else self.skew_seconds + self.link_seconds[link]
         return self.compute_seconds + self.encode_seconds + self.decode_seconds + communication

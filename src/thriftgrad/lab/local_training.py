@@ -62,8 +62,7 @@ def train_local(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             told.append(float(loss.detach()))
-        books.meter.ahead_seconds = (perf_counter() - start) / len(models)
-        compute_seconds += books.meter.ahead_seconds
+        compute_seconds += (perf_counter() - start) / len(models)
         measured = step % evaluate_every == 0 or step == steps
         # A local model that is not finite would be brought back to the shared one by the sync, and go unseen.
         finite = all_finite(chain.from_iterable(named(model).parameters.values() for model in models))

@@ -304,9 +304,9 @@ def _lab_notes(summary: Summary) -> list[str]:
     """What was measured, what was modelled, and what a mark says."""
     (link,) = summary.configuration.links
     return [
-        "Seconds, measured: compute, encode and decode of one worker and what it waited for the network, mean over "
-        "workers; modelled: the same, of the slowest worker before each collective, and the modelled link, one after "
-        "the other: no overlap.",
+        "Seconds, measured: compute, encode and decode of one worker and all that it waited for collectives, mean over "
+        "workers; modelled: the same, but for what it waited after the last worker had come, which is the link's and "
+        "modelled. One after the other: no overlap.",
         f"Modelled link: {STREAM_SHARE:.1%} of the bandwidth, which is what headers leave of full frames, and "
         f"{significant(link.latency_seconds * 1000)} ms a hop, measured before the first run. (!) The model is more "
         f"than {agreement.TOLERANCE:.0%} off what was measured.",

@@ -133,10 +133,7 @@ def _trajectory(
     for step in range(1, steps + 1):
         start = perf_counter()
         gradients = local_gradients(task, model, batches, losses)
-        ahead_seconds = (perf_counter() - start) / len(cluster.ranks)
-        compute_seconds += ahead_seconds
-        for each in exchanges:
-            each.meter.ahead_seconds = ahead_seconds
+        compute_seconds += (perf_counter() - start) / len(cluster.ranks)
 
         key, measured = Key(seed).fold(step - 1), step % evaluate_every == 0 or step == steps
         before = [each.states for each in exchanges]
