@@ -2,8 +2,8 @@
 
     python benchmarks/coders.py [--symbols N] [--rounds R]
 
-One thread. Encode is symbols to stream, decode the way back; the medians of the rounds are printed as a Markdown table.
-``known`` means that both ends know the probabilities, so that no table travels.
+One thread, whose own time is counted. Encode is symbols to stream, decode the way back; the medians of the rounds are
+printed as a Markdown table. ``known`` means that both ends know the probabilities, so that no table need travel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch import Tensor
@@ -54,11 +54,11 @@ def measure(coder: Coder, symbols: Tensor, spec: TensorSpec, rounds: int) -> tup
     """(encode ns, decode ns, bits) a symbol; the first round warms up."""
     encodes, decodes = [], []
     for _ in range(rounds + 1):
-        start = perf_counter()
+        start = process_time()
         stream = coder.encode(symbols, spec)
-        encoded = perf_counter()
+        encoded = process_time()
         back = coder.decode(stream, spec)
-        decodes.append(perf_counter() - encoded)
+        decodes.append(process_time() - encoded)
         encodes.append(encoded - start)
     assert torch.equal(back, symbols)
     ns = 1e9 / len(symbols)

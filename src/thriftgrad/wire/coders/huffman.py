@@ -115,7 +115,9 @@ class Huffman(Coder):
             body = body[1 + 2 * _bytes_of(alphabet) :]
             table = kernels.read_lengths(body, grouping.groups)
             if table is None:
-                raise PayloadError("payload: the table of code lengths is that of no complete code; it was altered.")
+                raise PayloadError(
+                    "payload: the table of code lengths is that of no complete code; it was truncated or altered."
+                )
             lengths, body = table[0], body[table[1] :]
         symbols = kernels.read_groups(body, count, grouping, lengths)
         if symbols is None:
