@@ -20,7 +20,7 @@ def test_simulated_workers_all_live_here_and_write():
     assert (cluster.world, list(cluster.ranks), cluster.writes) == (3, [0, 1, 2], True)
     answers = cluster.exchange([all_reduce(torch.tensor([x])) for x in (1.0, 2.0, 4.0)])
     assert [answer.item() for answer in answers] == [7.0] * 3
-    assert cluster.mean([1.5, 2.0]) == [1.5, 2.0]
+    assert cluster.mean([1.5, 2.0]) == cluster.latest([1.5, 2.0]) == [1.5, 2.0]
 
 
 def on_a_rank():
@@ -33,6 +33,7 @@ def on_a_rank():
         "place": (cluster.world, rank, cluster.writes),
         "sum": [answer.item() for answer in cluster.exchange([all_reduce(torch.tensor([1.0 + rank]))])],
         "mean": cluster.mean([rank, 10.0 * rank, 1e16 if rank == 0 else 1.0]),
+        "latest": cluster.latest([rank, 5.0 - rank]),
         "buffers": [buffer.item() for buffer in buffers],
         "evaluations": [
             told(at)
@@ -51,5 +52,6 @@ def test_real_ranks_agree_with_each_other_and_with_the_simulation(world):
         assert seen["sum"] == [sum(range(1, world + 1))]
         # In the order of ranks, 1e16 swallows each 1.0 that follows it.
         assert seen["mean"] == [(world - 1) / 2, 5.0 * (world - 1), 1e16 / world]
+        assert seen["latest"] == [world - 1, 5.0]
         assert seen["buffers"] == [1.0, 5]
         assert seen["evaluations"] == simulated
