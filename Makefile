@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-gpu-interpreted check bench clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -22,6 +22,14 @@ demo: $(VENV)/.base  ## six methods on real images; writes report.html
 
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+TRITON := $(VENV)/triton
+$(TRITON)/.installed: constraints.txt | $(VENV)/.dev
+	$(INSTALL) -c constraints.txt --target $(TRITON) triton
+	touch $@
+
+test-gpu-interpreted: $(TRITON)/.installed  ## the GPU kernels against their definition, on the CPU; installs triton, 1 GB
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu
 
 check: $(VENV)/.dev  ## lint, format, types, then the suite
 	$(BIN)/ruff check .

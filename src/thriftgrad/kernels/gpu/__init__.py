@@ -1,0 +1,1 @@
+"""Triton kernels for the GPU: the functions of ``kernels.reference``, compiled, equal to it bit for bit."""
