@@ -65,7 +65,7 @@ class AllReduce(Aggregator[Any]):
             for x, spec, state in zip(tensors, specs, states, strict=True)
         ]
         # Divided before the sum, which could leave the range of a small type.
-        carriers = yield from all_reduce_list([payload.carrier / me.world for payload, _ in sent])
+        carriers = yield from all_reduce_list([payload.carrier for payload, _ in sent], divisor=me.world)
         means = [
             self.compressor.decompress(Payload(carrier, payload.side, payload.layout))
             for carrier, (payload, _) in zip(carriers, sent, strict=True)
@@ -73,12 +73,13 @@ class AllReduce(Aggregator[Any]):
         return means, [state for _, state in sent]
 
 
-def all_reduce_list(tensors: Sequence[Tensor]) -> Comm[list[Tensor]]:
-    """The sums over workers of several tensors, one buffer for each type of number."""
+def all_reduce_list(tensors: Sequence[Tensor], divisor: int = 1) -> Comm[list[Tensor]]:
+    """The sums over workers of several tensors, each divided first, in one buffer for each type of number."""
     sums: dict[int, Tensor] = {}
     for dtype in sorted({x.dtype for x in tensors}, key=str):
         chosen = [i for i, x in enumerate(tensors) if x.dtype == dtype]
-        buffer = yield from all_reduce(torch.cat([tensors[i].reshape(-1) for i in chosen]))
+        buffer = torch.cat([tensors[i].reshape(-1) for i in chosen])
+        buffer = yield from all_reduce(buffer.div_(divisor) if divisor > 1 else buffer)
         parts = torch.split(buffer, [tensors[i].numel() for i in chosen])
         sums |= {i: part.view(tensors[i].shape) for i, part in zip(chosen, parts, strict=True)}
     return [sums[i] for i in range(len(tensors))]

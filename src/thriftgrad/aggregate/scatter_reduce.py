@@ -124,7 +124,7 @@ class ScatterReduce(Aggregator[Shards]):
         self, messages: Sequence[Tensor], layouts: Sequence[list[Layout]], specs: Sequence[TensorSpec]
     ) -> list[Tensor]:
         """The tensors, from every worker's shards."""
-        means = [spec.with_dtype(wide(spec.dtype)).nothing() for spec in specs]
+        means = [spec.with_dtype(wide(spec.dtype)).zeros() for spec in specs]
         shards = zip(*[mean.view(-1).tensor_split(len(messages)) for mean in means], strict=True)
         for message, each, parts in zip(messages, layouts, shards, strict=True):
             for payload, part in zip(wire.unpack_all(message, each), parts, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floats
+from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, all_finite, floats
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,9 +45,11 @@ class Cast(LinearCompressor[None, tuple[()]]):
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[tuple[()]], None]:
         kind = DTYPES[self.to]
         flat = floats(x, self)
-        largest = torch.finfo(kind).max
-        saturated = torch.where(flat.isfinite(), flat.clamp(-largest, largest), flat)
-        return Payload(saturated.to(kind), (), self.layout(TensorSpec.of(x))), None
+        carrier = flat.to(kind)
+        if not all_finite([carrier]):  # what is finite but beyond the type's range becomes its largest number
+            largest = torch.finfo(kind).max
+            carrier = torch.where(flat.isfinite(), flat.clamp(-largest, largest), flat).to(kind)
+        return Payload(carrier, (), self.layout(TensorSpec.of(x))), None
 
     def decompress(self, payload: Payload[tuple[()]]) -> Tensor:
         spec = payload.layout.spec

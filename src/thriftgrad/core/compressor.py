@@ -86,7 +86,10 @@ class Compressor(Expression, ABC, Generic[State, Side]):
         return payload, owed - self.decompress(payload), after
 
     def add_to(self, total: Tensor, payload: Payload[Side]) -> None:
-        """``total += decompress(payload)``, in place; total: of the tensor's shape, contiguous."""
+        """``total += decompress(payload)``, in place; total: of the tensor's shape, contiguous.
+
+        Where the estimate is zero, a -0.0 in the total may stay one.
+        """
         total.add_(self.decompress(payload))
 
     def compress_carrier(
