@@ -25,7 +25,8 @@ from time import monotonic
 
 from ddp_loss import LEARNING_RATES, against_seconds, quickest, trained
 from ddp_measure import leave
-from ddp_report import best, into_readme, read, results
+from ddp_records import best, read
+from ddp_report import into_readme, results
 from ddp_rows import ROWS, Row
 
 from thriftgrad.lab.launch import RankFailedError
@@ -85,15 +86,15 @@ def launch(
 
 
 def table(
-    workers: Sequence[int], links: Sequence[str], rows: Sequence[Row], out: Path, budget: float, hivemind: str
+    workers: Sequence[int], links: Sequence[str], rows: Sequence[Row], out: Path, more: Sequence[str], hivemind: str
 ) -> None:
-    """Measure all cells."""
+    """Measure all cells; ``more``: options of ddp_measure.py."""
     began = monotonic()
     for count, link in product(workers, links):
         say(f"{count} workers, {link} ({monotonic() - began:.0f} s so far)")
         for others, paths in ((False, ""), (True, hivemind)):
             labels = {row.slug: row.label for row in rows if (row.library is not None) is others}
-            launch("ddp_measure.py", count, link, labels, out / f"{count}-{link}", "--budget", str(budget), paths=paths)
+            launch("ddp_measure.py", count, link, labels, out / f"{count}-{link}", *more, paths=paths)
 
 
 def loss(out: Path) -> None:
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", metavar="TEXT", default=[""], help="those whose labels hold one of these")
     parser.add_argument("--quick", action="store_true", help="two workers at 1 Gbit")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of measured steps a row")
+    parser.add_argument("--bucket-mb", type=int, help="DDP's bucket_cap_mb for our rows, instead of their own")
     parser.add_argument("--hivemind", default="", help="folders with hivemind and a numpy below 2.4, as in PYTHONPATH")
     parser.add_argument("--out", type=Path, default=Path("runs/ddp"))
     parser.add_argument("--results", type=Path, default=HERE / "results" / f"ddp-{date.today()}.md")
@@ -135,7 +137,9 @@ def main() -> None:
     workers, links = ((2,), ("1gbit",)) if options.quick else (options.workers, options.links)
     match options.what:
         case "table":
-            table(workers, links, rows, options.out, options.budget, options.hivemind)
+            more = ["--budget", str(options.budget)]
+            more += ["--bucket-mb", str(options.bucket_mb)] if options.bucket_mb else []
+            table(workers, links, rows, options.out, more, options.hivemind)
         case "loss":
             loss(options.out)
     cells = read(options.out)
@@ -144,7 +148,7 @@ def main() -> None:
         "\n".join([results(cells, COMMAND), *(against_seconds(curves, FIGURE) if curves else ())])
     )
     if options.readme:
-        into_readme(options.readme, cells)
+        into_readme(options.readme, cells, options.results, FIGURE)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter, process_time, sleep
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("link")
     parser.add_argument("slugs", nargs="+")
     parser.add_argument("--budget", type=float, required=True, help="seconds of measured steps for each row")
+    parser.add_argument("--bucket-mb", type=int, help="DDP's bucket_cap_mb for our rows, instead of their own")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -141,6 +143,8 @@ def main() -> None:
         if rank == 0:
             print(f"begin {slug}", flush=True)
         row = rows[slug]
+        if options.bucket_mb and row.ours and row.bucket_mb:
+            row = replace(row, bucket_mb=options.bucket_mb)
         training = begun(row, setting)
         found = measured(row, training, batches, options.budget)
         found |= {"label": row.label, "workers": world, "link": options.link, "method": training.said}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from math import isfinite, nan
 from pathlib import Path
-from statistics import median
+from textwrap import fill
 
 import torch
-from ddp_rows import ROWS, Row
+from ddp_records import Cells, Measured
+from ddp_rows import ROWS
 
 from thriftgrad.lab.comparison import cpu_name
-from thriftgrad.lab.shape import STREAM_SHARE, Shape
+from thriftgrad.lab.shape import Shape
 
 BEGIN, END = "<!-- ddp table, by benchmarks/ddp.py -->", "<!-- end of ddp table -->"
 README_ROWS = (
@@ -32,10 +32,10 @@ README_ROWS = (
     "Qsparse-local, H = 8",
     "DiLoCo, H = 50",
 )
-EXPLAINED = """\
+SETTING = """\
 gloo, one torch thread a worker. A GPT of 10.9 M parameters (width 384, 6 blocks), 4 sequences of 128 bytes a worker,
-SGD with momentum. Links shaped both ways by `thriftgrad lab`, without a latency of their own. Bold: ours.
-
+SGD with momentum. Links shaped both ways by `thriftgrad lab`, without a latency of their own. Bold: ours."""
+FIGURES = """\
 A figure is the median step, of the slowest worker, as a multiple of the median of the steps without communication
 (DDP's noop_hook) right before and after it in the same processes. Those took"""
 NOTES = """\
@@ -53,56 +53,6 @@ repository. hivemind 1.1.12 ran beside numpy 2.3: with numpy 2.4 its decoders of
 messages go round by one all-gather. Its blockwise codec has no row: bitsandbytes 0.45.5, which
 it calls, ends in a segmentation fault where 4096 coordinates in a row are zero, as embeddings are that a batch does not
 touch."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row in one cell."""
-
-    row: Row
-    workers: int
-    link: str
-    seconds: float
-    noop_seconds: float
-    extra_cpu_seconds: float  # of the slowest rank, against the step without communication
-    sent_bytes: float
-    books: dict[str, float]
-    method: str
-
-    @property
-    def ratio(self) -> float:
-        """To the step without communication next to it."""
-        return self.seconds / self.noop_seconds
-
-    @property
-    def ledger_bytes(self) -> float:
-        """What our books say was sent, as it looks on the link; NaN for others' rows."""
-        headers = 1.0 if Shape.of(self.link).model is None else STREAM_SHARE
-        return self.books.get("up_bytes", nan) / headers
-
-    @property
-    def flight_seconds(self) -> float:
-        """What the link takes for the bytes at the least."""
-        rate = Shape.of(self.link).up_bits_per_second
-        return 8 * self.sent_bytes / rate if rate else 0.0
-
-    @property
-    def why(self) -> str:
-        """Where the time above the step without communication goes."""
-        codec = [
-            f"{name} {1e3 * self.books[f'{name}_seconds']:.0f}"
-            for name in ("encode", "decode", "exposed")
-            if f"{name}_seconds" in self.books
-        ]
-        parts = f" ({', '.join(codec)})" if codec else ""
-        more, cpu, flight = (
-            1e3 * seconds for seconds in (self.seconds - self.noop_seconds, self.extra_cpu_seconds, self.flight_seconds)
-        )
-        return f"{more:+.0f} ms a step; CPU {cpu:+.0f}{parts}; its bytes take {flight:.0f} of the link"
-
-
-Cells = dict[tuple[int, str], dict[str, Measured | str]]
-"""By workers and link, then by the row's label; a text is why it failed."""
 
 
 @dataclass(frozen=True)
@@ -127,36 +77,6 @@ OWED = (
 ONE_WITHIN = 1.10  # some method of ours, on every finite link
 
 
-def read(folder: Path) -> Cells:
-    """All records."""
-    rows = {row.label: row for row in ROWS}
-    cells: Cells = {}
-    for path in sorted(folder.glob("*-*/*.json")):
-        found = json.loads(path.read_text())
-        label, place = found["label"], (found["workers"], found["link"])
-        if label in rows:
-            cells.setdefault(place, {})[label] = found.get("error") or _measured(rows[label], found)
-    order = ["100mbit", "1gbit", "unlimited"]
-    return dict(sorted(cells.items(), key=lambda each: (each[0][0], (*order, each[0][1]).index(each[0][1]))))
-
-
-def _measured(row: Row, found: dict) -> Measured:  # type: ignore[type-arg]
-    extra = median(found["cpu_seconds"]) - median(found["noop_cpu"])
-    seconds, noop = median(found["seconds"]), median(found["noop_seconds"])
-    where = (row, found["workers"], found["link"])
-    return Measured(*where, seconds, noop, extra, found["sent_bytes"], found["books"], found["method"])
-
-
-def best(cell: dict[str, Measured | str], count: int) -> list[str]:
-    """The labels of our quickest rows, one of each kind."""
-    kinds: dict[str, Measured] = {}
-    for each in cell.values():
-        if isinstance(each, Measured) and each.row.ours:
-            rival = kinds.get(each.row.family)
-            kinds[each.row.family] = each if rival is None or each.ratio < rival.ratio else rival
-    return [each.row.label for each in sorted(kinds.values(), key=lambda each: each.ratio)[:count]]
-
-
 def results(cells: Cells, command: str) -> str:
     """The whole page."""
     return "\n".join(
@@ -175,13 +95,20 @@ def results(cells: Cells, command: str) -> str:
 
 def _setting(cells: Cells) -> Iterable[str]:
     cores = len(os.sched_getaffinity(0))
-    machine = f"{date.today()}, {cores} cores of a virtual machine ({cpu_name()}), torch {torch.__version__}."
-    yield f"{machine}\n{EXPLAINED}"
+    machine = f"{date.today()}, {cores} cores of a virtual machine ({cpu_name()}), torch {torch.__version__}, "
     done = [each for cell in cells.values() for each in cell.values() if isinstance(each, Measured)]
+    took = []
     for workers in sorted({each.workers for each in done}):
-        floors = [each.noop_seconds for each in done if each.workers == workers]
-        yield f"{1e3 * min(floors):.0f} to {1e3 * max(floors):.0f} ms with {workers} workers on these {cores} cores;"
-    yield "four on machines of their own would compute as fast as two."
+        floors = [1e3 * each.noop_seconds for each in done if each.workers == workers]
+        took.append(f"{min(floors):.0f} to {max(floors):.0f} ms with {workers} workers")
+    loads = [each.load for each in done]
+    yield fill(machine + SETTING, 120)
+    yield ""
+    yield fill(
+        f"{FIGURES} {', '.join(took)} on these {cores} cores; on their own, four would compute as fast as two. "
+        f"Load averages, which count the workers: {min(loads):.1f} to {max(loads):.1f}.",
+        120,
+    )
 
 
 def summary(cells: Cells, labels: Sequence[str]) -> Iterable[str]:
@@ -221,7 +148,13 @@ def owed(cells: Cells) -> Iterable[str]:
             best = min(ours, key=lambda each: each.ratio)
             fits = _verdict(best.ratio <= ONE_WITHIN)
             yield _line(
-                workers, link, f"one of ours: {best.row.label}", ONE_WITHIN, f"{best.ratio:.2f}", fits, best.why
+                workers,
+                link,
+                f"one of ours: {best.row.label}",
+                f"{ONE_WITHIN:.2f}",
+                f"{best.ratio:.2f}",
+                fits,
+                best.why,
             )
         for mine in ours:
             rivals = [each for each in done if each.row.kind == mine.row.kind and not each.row.ours]
@@ -252,7 +185,7 @@ def detail(place: tuple[int, str], cell: dict[str, Measured | str]) -> Iterable[
         numbers += [1e3 * each.extra_cpu_seconds, *codec]
         digits = (0, 2, 2, 2, 0, 0, 0, 0)
         cells = [f"{x:.{places}f}" if isfinite(x) else "" for x, places in zip(numbers, digits, strict=True)]
-        yield _line(each.row.label, *cells, each.row.bucket_mb or "")
+        yield _line(each.row.label, *cells, each.bucket_mb or "")
     yield ""
     failed = [(label, why) for label, why in cell.items() if isinstance(why, str)]
     yield from (f"{label} failed: {why}" for label, why in failed)
@@ -263,10 +196,16 @@ def _line(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def into_readme(readme: Path, cells: Cells) -> None:
-    """Replace what stands between the two marks."""
+def into_readme(readme: Path, cells: Cells, page: Path, figure: Path) -> None:
+    """Replace what stands between the two marks by a shorter table, and say where the rest is."""
     text = readme.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     known = [label for label in README_ROWS if any(label in cell for cell in cells.values())]
-    readme.write_text("\n".join([before + BEGIN, "", *summary(cells, known), "", END + after]))
+    lines = [before + BEGIN, "", *summary(cells, known), ""]
+    lines += ["(All rows, bytes, where the time goes, what was promised and what was missed:"]
+    lines += [f"[benchmarks/results]({page.resolve().relative_to(readme.resolve().parent)}).)", ""]
+    if figure.exists():
+        where = figure.resolve().relative_to(readme.resolve().parent)
+        lines += [f"![Bits per byte against measured seconds, for the quickest methods]({where})", ""]
+    readme.write_text("\n".join([*lines, END + after]))
