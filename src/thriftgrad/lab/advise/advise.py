@@ -15,11 +15,12 @@ import torch.distributed as dist
 from torch import nn
 
 from thriftgrad.comm import LinkModel
-from thriftgrad.core import TensorSpec
 from thriftgrad.lab.advise import probe, window
-from thriftgrad.lab.advise.candidates import Candidate, candidates
+from thriftgrad.lab.advise.candidates import Candidate, candidates, carried_by
+from thriftgrad.lab.advise.choice import fastest_aggregator
 from thriftgrad.lab.advise.codec import code, plain
 from thriftgrad.lab.advise.errors import AdviseError
+from thriftgrad.lab.advise.gradients import Gradients
 from thriftgrad.lab.advise.pieces import MANY
 from thriftgrad.lab.advise.ranking import Contender, Row, Setting, rows
 from thriftgrad.lab.advise.subject import Subject, gradients_of, load
@@ -77,20 +78,17 @@ def advise(request: Request, say: Callable[[str], object] = print) -> Advice:
             f"--no-python thriftgrad advise --model {request.model}, or state the link, as in --link 100mbit,1ms."
         )
     stated = None if request.link == AUTO else LinkModel.of(request.link)
+    chosen = candidates(request.methods)
     subject = load(request.model)
-    specs = [TensorSpec.of(x, name) for name, x in gradients_of(subject).items()]
+    elements = sum(x.numel() for x in gradients_of(subject).values())
     with _joined(ranks):
         if stated is None:
             say("measuring the link")
             transport = probe.measure(ranks)
         else:
             transport = Transport(request.link, stated)
-        chosen = candidates(request.methods, specs, workers, transport.link)
-        shared = _ranks_of_this_machine(ranks)
-        mine = _measure(subject, chosen, workers, len(shared), say) if _rank(ranks) == shared[0] else None
-        setting, contenders = _slowest(mine, ranks)
+        setting, contenders = _slowest(_measure(subject, chosen, workers, transport.link, ranks, say), ranks)
     table = rows(contenders, setting, workers, transport)
-    elements = sum(spec.numel for spec in specs)
     return Advice(subject.name, elements, workers, transport, setting, tuple(contenders), tuple(table), ranks)
 
 
@@ -105,20 +103,39 @@ def is_first_rank() -> bool:
 
 
 def _measure(
-    subject: Subject, chosen: Sequence[Candidate], workers: int, sharing: int, say: Callable[[str], object]
+    subject: Subject,
+    chosen: Sequence[Candidate],
+    workers: int,
+    link: LinkModel,
+    ranks: int,
+    say: Callable[[str], object],
 ) -> tuple[Setting, list[Contender]]:
+    """All ranks at once, as they will be: processors that share caches, or one core, slow each other down."""
     say("measuring forward and backward")
+    _wait_for_all(ranks)
     seen, gradients = window.measure(subject, MANY)
-    lanes = len(os.sched_getaffinity(0)) / (torch.get_num_threads() * sharing)
+    lanes = len(os.sched_getaffinity(0)) / (torch.get_num_threads() * _ranks_of_this_machine(ranks))
     setting = Setting(seen.compute, seen.ready_seconds, lanes, _buffer_bytes(subject.module))
-    whole = gradients.as_one()
-    found = []
+    whole, found = gradients.as_one(), []
     for candidate in chosen:
         say(f"measuring {candidate.label}")
-        given = whole if candidate.gap else gradients
-        coded = plain(given) if candidate.aggregator is None else code(candidate.aggregator, given, workers)
-        found.append(Contender(candidate, coded))
+        _wait_for_all(ranks)
+        found.append(_contender(candidate, whole if candidate.gap else gradients, workers, link))
     return setting, found
+
+
+def _contender(candidate: Candidate, gradients: Gradients, workers: int, link: LinkModel) -> Contender:
+    """A candidate measured; a compressor is gathered first, and then carried by what that shows to be fastest."""
+    if candidate.aggregator is None:
+        return Contender(candidate, plain(gradients))
+    found = Contender(candidate, code(candidate.aggregator, gradients, workers))
+    if candidate.compressor is None:
+        return found
+    specs = gradients.specs()
+    fastest = fastest_aggregator(candidate.compressor, specs, workers, link, *found.coded.seconds_of_a_payload)
+    if fastest == candidate.aggregator:
+        return found
+    return Contender(carried_by(candidate, fastest), code(fastest, gradients, workers))
 
 
 def _buffer_bytes(module: nn.Module) -> tuple[int, ...]:
@@ -129,13 +146,18 @@ def _buffer_bytes(module: nn.Module) -> tuple[int, ...]:
     return tuple(sizes.values())
 
 
-def _slowest(mine: Any, ranks: int) -> Any:
-    """Of what the machines measured, what the slowest did."""
+def _slowest(mine: tuple[Setting, list[Contender]], ranks: int) -> tuple[Setting, list[Contender]]:
+    """Of what the ranks measured, what the slowest did."""
     if ranks == 1:
         return mine
     every: list[Any] = [None] * ranks
     dist.all_gather_object(every, mine)
-    return max((each for each in every if each is not None), key=lambda each: each[0].compute.seconds(each[0].lanes))
+    return max(every, key=lambda each: each[0].compute.seconds(each[0].lanes))  # type: ignore[no-any-return]
+
+
+def _wait_for_all(ranks: int) -> None:
+    if ranks > 1:
+        dist.barrier()
 
 
 @contextmanager
@@ -151,14 +173,10 @@ def _joined(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _rank(ranks: int) -> int:
-    return dist.get_rank() if ranks > 1 else 0
-
-
-def _ranks_of_this_machine(ranks: int) -> list[int]:
-    """Ranks that share this one's processors: they would disturb each other, so the first measures for all."""
+def _ranks_of_this_machine(ranks: int) -> int:
+    """How many share its processors."""
     if ranks == 1:
-        return [0]
+        return 1
     names: list[Any] = [None] * ranks
     dist.all_gather_object(names, platform.node())
-    return [rank for rank, name in enumerate(names) if name == platform.node()]
+    return names.count(platform.node())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from thriftgrad.aggregate import Aggregator, AllReduce, PowerSGD
-from thriftgrad.comm import LinkModel
+from thriftgrad.aggregate import Aggregator, AllGather, AllReduce, PowerSGD
 from thriftgrad.compress import QSGD, Cast, Sign, TopK
-from thriftgrad.core import Compressor, ErrorFeedback, TensorSpec
-from thriftgrad.lab.advise.choice import fastest_aggregator
+from thriftgrad.core import Compressor, ErrorFeedback
 from thriftgrad.lab.advise.errors import AdviseError
 from thriftgrad.lab.comparison import ComparisonError, read
 from thriftgrad.local import LocalMethod
@@ -29,7 +27,7 @@ METHODS: tuple[tuple[str, Aggregator[Any] | Compressor[Any, Any] | LocalMethod],
     ("Qsparse-local, H = 8", qsparse_local_sgd(fraction=0.01, h=8)),
     ("DiLoCo, H = 50", diloco(h=50)),
 )
-"""Compressors are given the aggregator that the link model finds fastest."""
+"""Compressors are given the aggregator that is fastest on the link."""
 
 DDP, BF16 = "DDP, float32", "bf16"
 """The exchanges that do not compress: DDP as it comes, and the baseline that counts."""
@@ -37,12 +35,16 @@ DDP, BF16 = "DDP, float32", "bf16"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One exchange; ``aggregator`` None: DDP's own. ``gap``: steps between two syncs, where workers train apart."""
+    """One exchange; ``aggregator`` None: DDP's own. ``gap``: steps between two syncs, where workers train apart.
+
+    ``compressor``: what the aggregator carries, where the fastest that can is yet to be chosen.
+    """
 
     label: str
     expression: str
     aggregator: Aggregator[Any] | None
     gap: int | None = None
+    compressor: Compressor[Any, Any] | None = None
 
     @property
     def compresses(self) -> bool:
@@ -50,15 +52,20 @@ class Candidate:
         return self.label not in (DDP, BF16)
 
 
-def candidates(texts: Sequence[str], specs: Sequence[TensorSpec], workers: int, link: LinkModel) -> list[Candidate]:
+def candidates(texts: Sequence[str]) -> list[Candidate]:
     """The baselines, and the user's methods or the list above. Raises ``AdviseError`` for what is no method."""
     cast = AllReduce(Cast("bf16"))
     given = [(text, _read(text)) for text in dict.fromkeys(texts)] or METHODS
     found = [Candidate(DDP, "DistributedDataParallel", None), Candidate(BF16, repr(cast), cast)]
-    return found + [_candidate(label, value, specs, workers, link) for label, value in given]
+    return found + [_candidate(label, value) for label, value in given]
 
 
-def _candidate(label: str, value: Any, specs: Sequence[TensorSpec], workers: int, link: LinkModel) -> Candidate:
+def carried_by(candidate: Candidate, aggregator: Aggregator[Any]) -> Candidate:
+    """The same method with this aggregator."""
+    return replace(candidate, expression=repr(aggregator), aggregator=aggregator)
+
+
+def _candidate(label: str, value: Any) -> Candidate:
     match value:
         case LocalMethod(aggregator=Aggregator() as aggregator):
             return Candidate(label, repr(value), aggregator, value.schedule.gap())
@@ -67,8 +74,8 @@ def _candidate(label: str, value: Any, specs: Sequence[TensorSpec], workers: int
         case Aggregator():
             return Candidate(label, repr(value), value)
         case Compressor():
-            chosen = fastest_aggregator(value, specs, workers, link)
-            return Candidate(label, repr(chosen), chosen)
+            gathered = AllGather(value)
+            return Candidate(label, repr(gathered), gathered, compressor=value)
         case LocalMethod():
             raise AdviseError(
                 f"advise: workers of an asynchronous server come when they like, so {label!r} has no step to model; "

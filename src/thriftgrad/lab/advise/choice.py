@@ -16,19 +16,34 @@ from thriftgrad.core import Compressor, Layout, TensorSpec
 
 
 def fastest_aggregator(
-    compressor: Compressor[Any, Any], specs: Sequence[TensorSpec], workers: int, link: LinkModel
+    compressor: Compressor[Any, Any],
+    specs: Sequence[TensorSpec],
+    workers: int,
+    link: LinkModel,
+    encode_seconds: float = 0.0,
+    decode_seconds: float = 0.0,
 ) -> Aggregator[Any]:
-    """The fastest of ``AllReduce`` (if it is linear), ``AllGather`` and ``ScatterReduce`` by the link model alone.
+    """The fastest of ``AllReduce`` (for a linear compressor), ``AllGather`` and ``ScatterReduce`` by the link model.
 
     ``specs``: the tensors of one call. A ring's all-reduce wins where it is legal, gathering among few workers or where
-    latency counts, two phases where n - 1 payloads are more than 2 (n - 1) / n of them and their latencies.
+    latency counts, two phases where n - 1 payloads are more than 2 (n - 1) / n of them. ``encode_seconds``,
+    ``decode_seconds``: what one worker's payload takes to compress and decompress here; gathering decompresses n of
+    them, two phases compress and decompress twice.
 
     >>> from thriftgrad import QSGD
     >>> link, specs = LinkModel.of("100mbit,1ms"), [TensorSpec((1_000_000,))]
     >>> [type(fastest_aggregator(QSGD(bits=4), specs, workers, link)).__name__ for workers in (2, 8)]
     ['AllGather', 'ScatterReduce']
+    >>> type(fastest_aggregator(QSGD(bits=4), specs, 8, link, encode_seconds=0.3)).__name__
+    'AllGather'
     """
-    return min(link_seconds(compressor, specs, workers, link).items(), key=lambda pair: pair[1])[0]
+    codec: dict[type[Aggregator[Any]], float] = {
+        AllReduce: encode_seconds + decode_seconds,
+        AllGather: encode_seconds + workers * decode_seconds,
+        ScatterReduce: 2 * (encode_seconds + decode_seconds),
+    }
+    seconds = link_seconds(compressor, specs, workers, link)
+    return min(seconds, key=lambda aggregator: seconds[aggregator] + codec[type(aggregator)])
 
 
 def link_seconds(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Round, simulate
-from thriftgrad.comm.requests import AllReduceRequest, Request
+from thriftgrad.comm.requests import AllReduceRequest, ReplicatedRequest, Request
 from thriftgrad.core import Key
+from thriftgrad.lab.advise.clock import now
 from thriftgrad.lab.advise.errors import AdviseError
 from thriftgrad.lab.advise.gradients import Gradients
 from thriftgrad.lab.advise.pieces import FEW, MANY, Pieces, Seen, fitted, slowest
 
-MOST_STEPS, LONG_SECONDS = 5, 0.4
+MOST_STEPS, LONG_SECONDS = 5, 0.2
 """Exchanges that are timed at each number of workers, after a first one: so many, or two that take so long."""
 
 
@@ -28,6 +30,12 @@ class Coded:
 
     buckets: tuple[Pieces, ...]
     distortion: float
+
+    @property
+    def seconds_of_a_payload(self) -> tuple[float, float]:
+        """To encode and to decode it, where everybody's are gathered."""
+        encode = sum(each.compute_seconds.at(FEW) for bucket in self.buckets for each in bucket.rounds)
+        return encode, sum(bucket.decode_seconds.at(FEW) / FEW for bucket in self.buckets)
 
 
 def code(aggregator: Aggregator[Any], gradients: Gradients, workers: int) -> Coded:
@@ -42,9 +50,10 @@ def code(aggregator: Aggregator[Any], gradients: Gradients, workers: int) -> Cod
     for at, names in enumerate(gradients.names):
         each = [batch[at] for batch in gradients.batches[:MANY]]
         state = tuple(states[name] for name in names)
-        estimate = _Exchange(aggregator, each[:seen], state).step().estimate
+        exchange = _Exchange(aggregator, each[:seen], state)
+        exchange.step()
         means = [torch.stack(tensors).mean(0) for tensors in zip(*each[:seen], strict=True)]
-        errors += sum(float((a - b).square().sum()) for a, b in zip(estimate, means, strict=True))
+        errors += sum(float((a - b).square().sum()) for a, b in zip(exchange.estimate, means, strict=True))
         norms += sum(float(mean.square().sum()) for mean in means)
         buckets.append(fitted(*(_timed(_Exchange(aggregator, each[:world], state)) for world in (FEW, MANY))))
     return Coded(tuple(buckets), errors / norms if norms else 0.0)
@@ -69,37 +78,34 @@ class _Exchange:
         self._states = [state] * len(tensors)
         self._steps = 0
         self.estimate: list[Tensor] = []
-        self.kinds: list[str] = []
-        self.rounds: list[Round] = []
 
-    def step(self) -> _Exchange:
-        """Take one; ``kinds`` and ``rounds`` are then this one's."""
-        self.kinds, self.rounds = [], []
-        key = Key(0).fold(self._steps)
+    def step(self) -> Seen:
+        """Take one, and tell what the first worker did."""
+        key, rounds = Key(0).fold(self._steps), list[Round]()
         workers = [
             _into(into, self._aggregator.aggregate(mine, state, key))
             for into, mine, state in zip(self._into, self._tensors, self._states, strict=True)
         ]
-        workers[0] = _noting(workers[0], self.kinds)
-        results = simulate(workers, self.rounds.append)
+        watch = _Watch()
+        workers[0] = watch.over(workers[0])
+        results = simulate(workers, rounds.append)
         self.estimate = results[0][0]
         self._states = [state for _, state in results]
         self._steps += 1
-        return self
+        traffic = tuple(slowest(list(each.traffic.values())) for each in rounds if each.traffic)
+        return Seen(tuple(watch.kinds), traffic, tuple(watch.seconds))
 
 
 def _timed(exchange: _Exchange) -> Seen:
     """The shortest of several steps after a first, part by part, for what disturbs only adds."""
     exchange.step()
-    steps: list[tuple[tuple[str, ...], list[Round]]] = []
+    steps: list[Seen] = []
     start = perf_counter()
     while len(steps) < 2 or (len(steps) < MOST_STEPS and perf_counter() < start + LONG_SECONDS):
-        exchange.step()
-        steps.append((tuple(exchange.kinds), list(exchange.rounds)))
-    kinds, last = steps[-1]
-    alike = [[each.compute_seconds[0] for each in rounds] for found, rounds in steps if found == kinds]
-    traffic = tuple(slowest(list(each.traffic.values())) for each in last if each.traffic)
-    return Seen(kinds, traffic, tuple(min(column) for column in zip(*alike, strict=True)))
+        steps.append(exchange.step())
+    last = steps[-1]
+    alike = [each.compute_seconds for each in steps if each.kinds == last.kinds]
+    return replace(last, compute_seconds=tuple(min(column) for column in zip(*alike, strict=True)))
 
 
 def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:
@@ -110,17 +116,34 @@ def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:
     return means, state
 
 
-def _noting(worker: Comm[Any], kinds: list[str]) -> Comm[Any]:
-    """The same worker, whose collectives are written down."""
-    answer = None
-    while True:
+class _Watch:
+    """Which collectives a worker asks for, and the seconds it computes before each and after the last."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.seconds = [0.0]
+
+    def over(self, worker: Comm[Any]) -> Comm[Any]:
+        """The same worker, watched."""
+        answer = None
+        while True:
+            try:
+                request = self._timed(partial(worker.send, answer))
+            except StopIteration as stop:
+                return stop.value
+            if isinstance(request, ReplicatedRequest):
+                request = ReplicatedRequest(partial(self._timed, request.compute))
+            elif request.is_collective:
+                self.kinds.append(kind_of(request))
+                self.seconds.append(0.0)
+            answer = yield request
+
+    def _timed(self, compute: Callable[[], Any]) -> Any:
+        start = now()
         try:
-            request = worker.send(answer)
-        except StopIteration as stop:
-            return stop.value
-        if request.is_collective:
-            kinds.append(kind_of(request))
-        answer = yield request
+            return compute()
+        finally:
+            self.seconds[-1] += now() - start
 
 
 def kind_of(request: Request) -> str:

@@ -1,6 +1,6 @@
 """The link, measured between the ranks of a process group: what each kind of collective makes of it.
 
-Latency is what the smallest message takes over its hops, bandwidth the slope between the two largest.
+Latency is what the smallest message takes over its hops, bandwidth what the largest takes more.
 """
 
 from __future__ import annotations
@@ -105,13 +105,11 @@ def _greatest(values: list[float]) -> list[float]:
 def fit(rows: list[Timed]) -> Cost:
     """Latency, bandwidth and processor seconds of a kind of collective from messages of growing size.
 
-    >>> fit([Timed(0, 2, 0.25, 0.0), Timed(64, 2, 1.25, 0.0), Timed(128, 2, 2.25, 0.5)])
+    >>> fit([Timed(0, 2, 0.25, 0.0), Timed(64, 2, 1.26, 0.0), Timed(128, 2, 2.25, 0.5)])
     Cost(link=LinkModel(up_bits_per_second=512.0, latency_seconds=0.125), processor_seconds_per_byte=0.00390625)
     """
-    first, before, last = rows[0], rows[-2], rows[-1]
-    rise = (last.seconds - before.seconds) / (last.nbytes - before.nbytes)
-    if rise <= 0:  # noise; then the largest alone tells
-        rise = last.seconds / last.nbytes
+    first, last = rows[0], rows[-1]
+    rise = (last.seconds - first.seconds) / (last.nbytes - first.nbytes)
     link = LinkModel(8 / rise, latency_seconds=first.seconds / first.hops)
     return Cost(link, last.processor_seconds / last.nbytes)
 

@@ -6,7 +6,6 @@ No ``from __future__ import annotations`` here: DDP inspects the hook's real ann
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 import torch.distributed as dist
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
+from thriftgrad.lab.advise.clock import now
 from thriftgrad.lab.advise.gradients import Gradients
 from thriftgrad.lab.advise.step import Compute
 from thriftgrad.lab.advise.subject import Subject, loss_of
@@ -39,7 +39,7 @@ class _Watch:
         self.times: list[float] = []
 
     def exchange(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        self.times.append(perf_counter())
+        self.times.append(now())
         self.names.append(tuple(self._names[parameter] for parameter in bucket.parameters()))
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         done.set_result(bucket.buffer())
@@ -64,11 +64,11 @@ def measure(subject: Subject, batches: int) -> tuple[Window, Gradients]:
             watch.names.clear()
             watch.times.clear()
             model.zero_grad()
-            start = perf_counter()
+            start = now()
             loss = loss_of(subject, model)
-            middle = perf_counter()
+            middle = now()
             loss.backward()  # type: ignore[no-untyped-call]
-            end = perf_counter()
+            end = now()
             if at < WARM_UP:
                 continue
             rows.append((middle - start, end - middle, *(time - middle for time in watch.times)))
