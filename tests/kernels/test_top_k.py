@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thriftgrad import ErrorFeedback, Key, TensorSpec, TopK, kernels
+from thriftgrad import ChunkedTopK, ErrorFeedback, Key, TensorSpec, TopK, kernels
+from thriftgrad.core import Compressor
 from thriftgrad.kernels import sparse
 from thriftgrad.kernels.cpu import threads, top_k
 from thriftgrad.kernels.sparse import SAMPLE
@@ -212,17 +213,34 @@ def test_a_place_that_is_none_is_refused_and_nothing_is_added(kernel: ModuleType
     assert not total.any()
 
 
-def test_the_compressor_adds_and_keeps_the_same_by_all_backends() -> None:
+@each
+@pytest.mark.parametrize("width", [1, 7, 64, 1000, 4096, 5000])
+def test_the_largest_of_each_row(kernel: ModuleType, width: int) -> None:
+    for kind in ("gaussian", "ties", "all equal", "few that are not zero", "ascending", "many NaN", "huge", "denormal"):
+        rows = HARD[kind][: 3 * max(width, 2000) // width * width].view(-1, width)
+        for k in {0, 1, width // 50, width // 4, width}:
+            expected = [by_sorting(row, k) for row in rows]
+            assert kernel.largest_of_rows(rows, k).view(len(rows), k).tolist() == expected
+
+
+def test_rows_in_slices(sliced: None) -> None:
+    rows = HARD["ties"][: LARGE // 300 * 300].view(-1, 300)
+    assert torch.equal(top_k.largest_of_rows(rows, 7), sparse.largest_of_rows(rows, 7))
+
+
+@pytest.mark.parametrize("inner", [TopK(fraction=0.02), ChunkedTopK(k=3, chunk=100)], ids=repr)
+def test_the_compressor_adds_and_keeps_the_same_by_all_backends(inner: Compressor) -> None:
     """Two steps of error feedback and a sum of estimates, with the kernels and without."""
     found = []
     for name in ("reference", "cpu"):
         kernels.use(name)
-        compressor, spec = ErrorFeedback(TopK(fraction=0.02), decay=0.9), TensorSpec((LARGE,))
+        compressor, spec = ErrorFeedback(inner, decay=0.9), TensorSpec((LARGE,))
         state, total = compressor.init(spec), torch.zeros(LARGE)
         for step in range(2):
             payload, state = compressor.compress(normal(seed=step), state, Key(step))
             compressor.add_to(total, payload)
-            assert torch.equal(compressor.decompress(payload).nonzero().view(-1), payload.side.indices)
+            sent = compressor.decompress(payload)
+            assert torch.equal(sent[sent != 0], payload.carrier)
         found.append((total, state.memory))
     kernels.use(None)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.compress import fraction as share
 from thriftgrad.compress.buckets import check_integer
 from thriftgrad.compress.top_k import Support
 from thriftgrad.core import Compressor, Key, Layout, Payload, PayloadError, TensorSpec, floating
-from thriftgrad.kernels.sparse import magnitudes
 
 
 class _Chunks(NamedTuple):
@@ -74,27 +74,43 @@ class ChunkedTopK(Compressor[None, Support]):
         return Layout(spec, values, Support(indices), repr(self))  # type: ignore[arg-type]  # a tree of specs
 
     def compress(self, x: Tensor, state: None, key: Key) -> tuple[Payload[Support], None]:
-        flat, cut = floating(x, self), self._chunks(TensorSpec.of(x))
-        whole = cut.chunks * cut.width
-        magnitude = magnitudes(flat)
-        indices = torch.cat(
-            (
-                largest_of_rows(magnitude[:whole].view(cut.chunks, cut.width), cut.kept),
-                largest_of_rows(magnitude[whole:].view(1, cut.rest), cut.rest_kept),
-            )
-        )
-        values = flat[indices + self._starts(cut, flat)]
-        return Payload(values, Support(indices), self.layout(TensorSpec.of(x))), None
+        return self._chosen(floating(x, self), TensorSpec.of(x))[0], None
+
+    def split(
+        self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
+    ) -> tuple[Payload[Support], Tensor, None]:
+        owed = kernels.owed(floating(x, self).to(memory.dtype), memory.reshape(-1), decay)
+        payload, places = self._chosen(owed, TensorSpec.of(memory))
+        return payload, owed.index_copy_(0, places, payload.carrier - payload.carrier).view(memory.shape), None
 
     def decompress(self, payload: Payload[Support]) -> Tensor:
-        spec, indices = payload.layout.spec, payload.side.indices
+        spec = payload.layout.spec
+        values = payload.carrier.to(spec.dtype)
+        return spec.zeros().view(-1).index_copy_(0, self._places(payload), values).view(spec.shape)
+
+    def add_to(self, total: Tensor, payload: Payload[Support]) -> None:
+        kernels.add_at(total.view(-1), self._places(payload), payload.carrier.to(payload.layout.spec.dtype))
+
+    def _chosen(self, flat: Tensor, spec: TensorSpec) -> tuple[Payload[Support], Tensor]:
+        """The payload, and where its values were."""
         cut = self._chunks(spec)
-        if cut.rest_kept and int(indices[-cut.rest_kept :].max()) >= cut.rest:
-            raise PayloadError(
-                f"payload: index {int(indices[-cut.rest_kept :].max())} of a last chunk of {cut.rest} elements."
+        whole = cut.chunks * cut.width
+        columns = torch.cat(
+            (
+                kernels.largest_of_rows(flat[:whole].view(cut.chunks, cut.width), cut.kept),
+                kernels.largest_of_rows(flat[whole:].view(1, cut.rest), cut.rest_kept),
             )
-        flat = torch.zeros(spec.numel, dtype=spec.dtype, device=payload.carrier.device)
-        return flat.index_copy_(0, indices + self._starts(cut, flat), payload.carrier.to(spec.dtype)).view(spec.shape)
+        )
+        places = columns + self._starts(cut, flat.device)
+        return Payload(flat[places], Support(columns), self.layout(spec)), places
+
+    def _places(self, payload: Payload[Support]) -> Tensor:
+        cut, columns = self._chunks(payload.layout.spec), payload.side.indices
+        if cut.rest_kept and int(columns[-cut.rest_kept :].max()) >= cut.rest:
+            raise PayloadError(
+                f"payload: index {int(columns[-cut.rest_kept :].max())} of a last chunk of {cut.rest} elements."
+            )
+        return columns + self._starts(cut, columns.device)
 
     def _chunks(self, spec: TensorSpec) -> _Chunks:
         n = spec.numel
@@ -104,9 +120,9 @@ class ChunkedTopK(Compressor[None, Support]):
         kept, rest_kept = (share.kept(d, self.fraction, self.k) for d in (width, rest))
         return _Chunks(width, chunks, kept, rest, rest_kept)
 
-    def _starts(self, cut: _Chunks, flat: Tensor) -> Tensor:
+    def _starts(self, cut: _Chunks, device: torch.device) -> Tensor:
         """The first coordinate of the chunk that each kept one lies in."""
-        whole = (torch.arange(cut.chunks, device=flat.device) * cut.width).repeat_interleave(cut.kept)
+        whole = (torch.arange(cut.chunks, device=device) * cut.width).repeat_interleave(cut.kept)
         return torch.cat((whole, whole.new_full((cut.rest_kept,), cut.chunks * cut.width)))
 
     @property
@@ -120,18 +136,3 @@ class ChunkedTopK(Compressor[None, Support]):
             return min(self.k, n) / n if self.k is not None else float(self.fraction or 0.0)
         cut = self._chunks(TensorSpec((n,)))
         return min(cut.kept / cut.width, cut.rest_kept / cut.rest if cut.rest else 1.0)
-
-
-def largest_of_rows(magnitude: Tensor, k: int) -> Tensor:
-    """Columns of the k largest of each row, row by row and ascending, int64[rows k]; ties to the lowest column."""
-    if not len(magnitude) * k:
-        return torch.empty(0, dtype=torch.int64, device=magnitude.device)
-    threshold = magnitude.topk(k, sorted=True).values[:, -1:]
-    chosen = magnitude >= threshold
-    crowded = chosen.sum(1) > k  # where more than there is room for share the last place, the first of them get it
-    if crowded.any():
-        level, last = magnitude[crowded], threshold[crowded]
-        tied = level == last
-        room = k - (level > last).sum(1, keepdim=True)
-        chosen[crowded] = (level > last) | (tied & (tied.cumsum(1) <= room))
-    return chosen.nonzero()[:, 1]

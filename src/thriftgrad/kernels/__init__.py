@@ -32,6 +32,7 @@ dequantise_add = dispatched(quantised.dequantise_add)
 largest_symbol = dispatched(quantised.largest_symbol)
 largest = dispatched(sparse.largest)
 choose_largest = dispatched(sparse.choose_largest)
+largest_of_rows = dispatched(sparse.largest_of_rows)
 owed = dispatched(sparse.owed)
 add_at = dispatched(sparse.add_at)
 count_groups = dispatched(prefix_codes.count_groups)
@@ -55,6 +56,7 @@ __all__ = [
     "hadamard",
     "lane_sums",
     "largest",
+    "largest_of_rows",
     "largest_symbol",
     "nearest_level",
     "normal",

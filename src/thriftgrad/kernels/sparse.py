@@ -51,6 +51,25 @@ def choose_largest(x: Tensor, k: int, memory: Tensor | None = None, decay: float
     return Chosen(indices, values, rest)
 
 
+def largest_of_rows(rows: Tensor, k: int) -> Tensor:
+    """Columns of the k largest magnitudes of each row, row by row and ascending, int64[m k]; ties to the lowest column.
+
+    rows: [m, d] of any floating type, 0 <= k <= d.
+    """
+    if not len(rows) * k:
+        return torch.empty(0, dtype=torch.int64, device=rows.device)
+    magnitude = magnitudes(rows)
+    threshold = magnitude.topk(k, sorted=True).values[:, -1:]
+    chosen = magnitude >= threshold
+    crowded = chosen.sum(1) > k  # where more than there is room for share the last place, the first of them get it
+    if crowded.any():
+        level, last = magnitude[crowded], threshold[crowded]
+        tied = level == last
+        room = k - (level > last).sum(1, keepdim=True)
+        chosen[crowded] = (level > last) | (tied & (tied.cumsum(1) <= room))
+    return chosen.nonzero()[:, 1]
+
+
 def owed(x: Tensor, memory: Tensor, decay: float) -> Tensor:
     """x + decay * memory, a new vector; x, memory: [n] of one type."""
     return x + decay * memory

@@ -27,7 +27,7 @@ from thriftgrad.kernels.cpu.huffman import (
 )
 from thriftgrad.kernels.cpu.permutation import permutation
 from thriftgrad.kernels.cpu.streams import largest_symbol, pack, unpack
-from thriftgrad.kernels.cpu.top_k import add_at, choose_largest, largest, owed
+from thriftgrad.kernels.cpu.top_k import add_at, choose_largest, largest, largest_of_rows, owed
 
 __all__ = [
     "add_at",
@@ -38,6 +38,7 @@ __all__ = [
     "dequantise_add",
     "hadamard",
     "largest",
+    "largest_of_rows",
     "largest_symbol",
     "nearest_level",
     "owed",

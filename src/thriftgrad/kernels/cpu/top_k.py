@@ -31,6 +31,10 @@ TILE = 4096
 """Elements that are added and searched while they are in the first-level cache."""
 PARTS = 1 << 11
 """Of a range of keys that are counted at once."""
+SHORT, FEW_PARTS = 1 << 12, 1 << 7
+"""Of fewer elements fewer parts are counted."""
+BELOW = 1 << 21
+"""Below the bits of a magnitude: those of one that is a fifth smaller."""
 MOST = 1 << 32
 """Elements that 32-bit places reach."""
 
@@ -61,6 +65,16 @@ def choose_largest(x: Tensor, k: int, memory: Tensor | None = None, decay: float
     arrays = rest.numpy(), indices.numpy(), values.numpy()
     over_slices(lambda low, high: _take_out(*arrays, low, high), k)
     return Chosen(indices, values, rest)
+
+
+def largest_of_rows(rows: Tensor, k: int) -> Tensor:
+    """``sparse.largest_of_rows``."""
+    if not _fits(rows) or not len(rows) * k:
+        return sparse.largest_of_rows(rows, k)
+    width, columns = rows.shape[1], recycled.empty(len(rows) * k, torch.int64)
+    arrays = rows.contiguous().view(-1).numpy().view(np.int32), width, k, columns.numpy()
+    over_slices(lambda low, high: _rows(*arrays, low // width, high // width), rows.numel(), width)
+    return columns
 
 
 def owed(x: Tensor, memory: Tensor, decay: float) -> Tensor:
@@ -160,12 +174,13 @@ def _rank(bits: Any, k: Any) -> Any:
     for i in range(U(bits.size)):
         key = _key(bits[i])
         low, high = min(low, key), max(high, key)
-    room, counts = np.int64(k), np.empty((4, PARTS), np.int64)
+    room, parts = np.int64(k), PARTS if bits.size > SHORT else FEW_PARTS
+    counts = np.empty((4, parts), np.int64)
     while low < high and room > 0:
         shift = np.int32(0)
-        while (high - low) >> shift >= PARTS:
+        while (high - low) >> shift >= parts:
             shift += np.int32(1)
-        for i in range(PARTS):
+        for i in range(parts):
             counts[0, i] = counts[1, i] = counts[2, i] = counts[3, i] = 0
         for i in range(U(bits.size)):
             key = _key(bits[i])
@@ -285,6 +300,24 @@ def _take_at(places: Any, bits: Any, threshold: Any, room: Any, indices: Any, va
         indices[o], values[o] = np.int64(places[i]), bits[i]
         left -= tied
         o += U(key > threshold) | tied
+
+
+@njit(**CACHED)
+def _rows(bits: Any, width: Any, k: Any, columns: Any, low: Any, high: Any) -> None:
+    """The columns of these rows. A little less than what one row's k-th has is likely to be a floor for the next."""
+    places, found = np.empty(width + 2 * BLOCK, np.uint32), np.empty(width + 2 * BLOCK, np.int32)
+    values, floor = np.empty(k, np.int32), np.int32(0)
+    for row in range(low, high):
+        start, end = row * width, (row + 1) * width
+        count = _search(bits, start, end, floor, places, found, 0, width)
+        if count < k:
+            count = _search(bits, start, end, np.int32(0), places, found, 0, width)
+        threshold, room = _rank(found[:count], k)
+        mine = columns[row * k : (row + 1) * k]
+        _take_at(places[:count], found[:count], threshold, room, mine, values)
+        for i in range(U(k)):
+            mine[i] -= start
+        floor = max(np.int32(0), np.int32(threshold - BELOW))
 
 
 @njit(**CACHED)
