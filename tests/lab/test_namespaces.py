@@ -24,6 +24,7 @@ TRANSFER = """
 import os, socket, sys, threading, time
 rank, sent = int(os.environ["RANK"]), [int(each) for each in sys.argv[1:]]
 place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+start = time.perf_counter()  # before the other can have sent anything
 if rank == 0:
     link, _ = socket.create_server(place).accept()
 while rank == 1:
@@ -32,7 +33,6 @@ while rank == 1:
         break
     except OSError:
         time.sleep(0.02)
-start = time.perf_counter()
 sender = threading.Thread(target=link.sendall, args=(bytes(sent[rank]),))
 sender.start()
 left = sent[1 - rank]
