@@ -16,6 +16,7 @@ from torch import Tensor
 from thriftgrad.kernels import sparse
 from thriftgrad.kernels.cpu import recycled
 from thriftgrad.kernels.cpu.instructions import ones, trailing_zeros
+from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, settle
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.sparse import Chosen
@@ -27,8 +28,10 @@ SPARSEST = 16
 FEW = 1 << 13
 BLOCK = 64
 """Elements whose comparisons make one word, in which an instruction finds the next candidate."""
-TILE = 4096
+TILE = 2048
 """Elements that are added and searched while they are in the first-level cache."""
+LARGE, LINE = 1 << 18, 16
+"""Elements from which on what is owed is written past the caches; elements of a line of them."""
 PARTS = 1 << 11
 """Of a range of keys that are counted at once."""
 SHORT, FEW_PARTS = 1 << 12, 1 << 7
@@ -128,6 +131,7 @@ def _candidates(x: Floats, k: int, terms: Terms | None) -> tuple[Places, Bits] |
     likely = int(expected + 4 * expected**0.5) + 8
     floor, _ = _rank(sample, min(likely, len(sample)))
     most = int(1.5 * likely / len(sample) * n)  # twice as many deviations
+    past_cache = terms is not None and n >= LARGE and terms[2].ctypes.data % 64 == 0
     parts: dict[int, tuple[Places, Bits]] = {}
 
     def search(low: int, high: int) -> None:
@@ -135,9 +139,9 @@ def _candidates(x: Floats, k: int, terms: Terms | None) -> tuple[Places, Bits] |
         places, bits = (recycled.empty(size + 2 * BLOCK, torch.int32).numpy() for _ in range(2))
         place = places.view(np.uint32)
         if terms is None:
-            count = _search(x.view(np.int32), low, high, floor, place, bits, 0, size)
+            count = _search(x.view(np.int32), low, high, floor, 0, place, bits, 0, size)
         else:
-            count = _owe_and_search(x, *terms, low, high, floor, place, bits, size)
+            count = _owe_and_search(x, *terms, past_cache, low, high, floor, place, bits, size)
         parts[low] = (place[:count], bits[:count]) if count <= size else (place[:0], bits[:0])
 
     over_slices(search, n, BLOCK)
@@ -210,8 +214,10 @@ def _between(bits: Any, low: Any, high: Any, count: Any) -> Any:
 
 
 @njit(**CACHED)
-def _search(bits: Any, low: Any, high: Any, floor: Any, places: Any, found: Any, count: Any, most: Any) -> Any:
-    """Append the places and bits of all elements from ``low`` on whose magnitude reaches the floor.
+def _search(
+    bits: Any, low: Any, high: Any, floor: Any, base: Any, places: Any, found: Any, count: Any, most: Any
+) -> Any:
+    """Append the places, counted from ``base``, and the bits of all elements whose magnitude reaches the floor.
 
     How many there are then; more than ``most``, where it stops, if they do not fit. Two blocks more may be written.
     """
@@ -224,12 +230,12 @@ def _search(bits: Any, low: Any, high: Any, floor: Any, places: Any, found: Any,
         # Hardly ever are there more than two, and to find two whether they are there or not needs no prediction.
         for _ in range(2):
             at = i + (trailing_zeros(word) & U(63))
-            places[c], found[c] = np.uint32(at), bits[at]
+            places[c], found[c] = np.uint32(at + U(base)), bits[at]
             word &= word - U(1)
             c += U(1)
         while c < after:
             at = i + trailing_zeros(word)
-            places[c], found[c] = np.uint32(at), bits[at]
+            places[c], found[c] = np.uint32(at + U(base)), bits[at]
             word &= word - U(1)
             c += U(1)
         c = after
@@ -238,7 +244,7 @@ def _search(bits: Any, low: Any, high: Any, floor: Any, places: Any, found: Any,
         i += U(BLOCK)
     while i < high:
         if (bits[i] & MAGNITUDE) >= floor:
-            places[c], found[c] = np.uint32(i), bits[i]
+            places[c], found[c] = np.uint32(i + U(base)), bits[i]
             c += U(1)
         i += U(1)
     return c
@@ -252,15 +258,24 @@ def _owe(x: Any, memory: Any, decay: Any, out: Any, low: Any, high: Any) -> None
 
 @njit(**CACHED)
 def _owe_and_search(
-    x: Any, memory: Any, decay: Any, out: Any, low: Any, high: Any, floor: Any, places: Any, found: Any, most: Any
-) -> Any:
+    x: Any, memory: Any, decay: Any, out: Any, past_cache: Any, low: Any, high: Any, floor: Any, places: Any,
+    found: Any, most: Any,
+) -> Any:  # fmt: skip
     """``_owe`` and ``_search``; if there are more than ``most`` the rest is only owed."""
-    count, bits = U(0), out.view(np.int32)
+    count, tile = U(0), np.empty(TILE, np.float32)
+    bits, to, source = tile.view(np.int32), pointer(out), pointer(tile)
     for start in range(low, high, TILE):
-        end = min(start + TILE, high)
-        _owe(x, memory, decay, out, start, end)
+        first, size = U(start), min(TILE, high - start)
+        for i in range(U(size)):
+            tile[i] = x[first + i] + decay * memory[first + i]
         if count <= U(most):
-            count = _search(bits, start, end, floor, places, found, count, most)
+            count = _search(bits, 0, size, floor, start, places, found, count, most)
+        lines = U(size // LINE) if past_cache else U(0)
+        for line in range(lines):
+            copy_past_cache(to, first + line * U(LINE), source, line * U(LINE))
+        for i in range(lines * U(LINE), U(size)):
+            out[first + i] = tile[i]
+    settle()
     return count
 
 
@@ -309,9 +324,9 @@ def _rows(bits: Any, width: Any, k: Any, columns: Any, low: Any, high: Any) -> N
     values, floor = np.empty(k, np.int32), np.int32(0)
     for row in range(low, high):
         start, end = row * width, (row + 1) * width
-        count = _search(bits, start, end, floor, places, found, 0, width)
+        count = _search(bits, start, end, floor, 0, places, found, 0, width)
         if count < k:
-            count = _search(bits, start, end, np.int32(0), places, found, 0, width)
+            count = _search(bits, start, end, np.int32(0), 0, places, found, 0, width)
         threshold, room = _rank(found[:count], k)
         mine = columns[row * k : (row + 1) * k]
         _take_at(places[:count], found[:count], threshold, room, mine, values)
