@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-_I32, _DOUBLE = ir.IntType(32), ir.DoubleType()
+from thriftgrad.kernels.cpu.settings import COMPILED
+
+_I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _LINE = ir.VectorType(ir.FloatType(), 16)
 
 
@@ -22,6 +25,35 @@ def pointer(context: Any, array: Any) -> Any:
         return context.make_array(array)(context, builder, arguments[0]).data
 
     return types.CPointer(array.dtype)(array), generate
+
+
+@njit(**COMPILED)
+def keep(arrays: Any) -> None:
+    """To be called when the pointers into them have done their work: numba lets an array go after its last use."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_word(context: Any, data: Any, index: Any) -> Any:
+    """Eight bytes from data[index] on, the first one lowest; data: bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _I64.as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(data, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_word(context: Any, data: Any, index: Any, word: Any) -> Any:
+    """The inverse of ``load_word``: eight bytes are overwritten."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _I64.as_pointer())
+        builder.store(arguments[2], place).align = 1
+        return context.get_dummy_value()
+
+    return types.void(data, types.uint64, types.uint64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, prefetch, settle
+from thriftgrad.kernels.cpu.memory import copy_past_cache, keep, pointer, prefetch, settle
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
 from thriftgrad.kernels.cpu.philox import fill_words
-from thriftgrad.kernels.cpu.rounding import SIGNS, round_chunks, round_signs
-from thriftgrad.kernels.cpu.scales import BLOCKS, bucket_scale, owed_at
+from thriftgrad.kernels.cpu.rounding import (
+    COUNTING,
+    POWERS,
+    SIGNS,
+    UNIFORM,
+    round_counting,
+    round_powers,
+    round_searching,
+    round_signs,
+    round_uniform,
+)
+from thriftgrad.kernels.cpu.scales import BLOCKS, LANES, bucket_scale, owed_at
 from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, LINE, TILE, F, U
 from thriftgrad.kernels.cpu.values import levels_of
 
@@ -60,18 +70,24 @@ def round_tile(
     symbols: Any,
 ) -> None:
     """Symbols of elements low ... high, which begin at x[at]."""
-    if not plain(low, high, scale, bucket):
+    whole = plain(low, high, scale, bucket)
+    if not whole:  # as one bucket of scale 1, filled up
         normalised(x, at, low, high, scale, bucket, u)
-        chunks = (high - low + C - U(1)) // C
-        round_chunks(kind, u, U(0), chunks, F(1), words, U(0), levels, alphabet, symbols, U(0))
-        return
+        x, at = u, U(0)
     first = low
     b = low // bucket
     while first < high:
-        end = min((b + U(1)) * bucket, high)
+        end, c = (min((b + U(1)) * bucket, high), scale[b]) if whole else (high, F(1))
         k = first - low
-        chunks = (end - first) // C
-        round_chunks(kind, x, at + k, chunks, scale[b], words, k // U(2), levels, alphabet, symbols, k)
+        chunks = (end - first + C - U(1)) // C
+        if kind == UNIFORM:
+            round_uniform(x, at + k, chunks, c, words, k // U(2), levels, alphabet, symbols, k)
+        elif kind == POWERS:
+            round_powers(x, at + k, chunks, c, words, k // U(2), levels, alphabet, symbols, k)
+        elif kind == COUNTING:
+            round_counting(x, at + k, chunks, c, words, k // U(2), levels, alphabet, symbols, k)
+        else:
+            round_searching(x, at + k, chunks, c, words, k // U(2), levels, alphabet, symbols, k)
         first = end
         b += U(1)
 
@@ -104,76 +120,20 @@ def ask(x: Any, memory: Any, low: Any, high: Any) -> None:
             prefetch(memory, low + line * L)
 
 
-@njit(**COMPILED)
-def _quantise(
-    kind: Any,
-    x: Any,
-    n: Any,
-    memory: Any,
-    decay: Any,
-    levels: Any,
-    alphabet: Any,
-    bucket: Any,
-    norm: Any,
-    seed: Any,
-    known: Any,
-    stream: Any,
-    scale: Any,
-    rest: Any,
-    past_cache: Any,
-    low: Any,
-    high: Any,
-    words: Any,
-    symbols: Any,
-    u: Any,
-    owed: Any,
-    lanes: Any,
-    blocks: Any,
-) -> None:
-    width = width_bits(alphabet)
-    ready = (high + bucket - U(1)) // bucket if known else low // bucket
-    for first in range(low, high, T):
-        last = min(first + T, high)
-        while ready * bucket < last:
-            end = min((ready + U(1)) * bucket, n)
-            scale[ready] = bucket_scale(x, memory, decay, ready * bucket, end, norm, lanes, blocks)
-            ready += U(1)
-        source, at = x, first
-        ahead = last if known else last + bucket
-        if kind == SIGNS:
-            ask(x, memory, ahead, ahead + (last - first))
-        else:
-            fill_words(words, first // C, (last - first + C - U(1)) // C, seed, x, memory, ahead)
-        if memory is not None:
-            for k in range(last - first):
-                owed[k] = owed_at(x, memory, decay, first + k)
-            source, at = owed, U(0)
-        if kind == SIGNS:
-            round_signs(source, at, last - first, symbols)
-        else:
-            round_tile(kind, source, at, first, last, scale, bucket, words, levels, alphabet, u, symbols)
-        if memory is not None:
-            levels_of(kind, symbols, last - first, levels, alphabet, u)
-            leave(owed, u, first, last, scale, bucket, rest, past_cache)
-        pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
-    if past_cache:
-        settle()
-
-
 @njit(**CACHED)
 def quantise(
     kind: Any,
-    x: Any,
-    memory: Any,
+    x_array: Any,
+    memory_array: Any,
     decay: Any,
-    levels: Any,
+    level_array: Any,
     bucket: Any,
     norm: Any,
     seed: Any,
     known: Any,
-    stream: Any,
-    scale: Any,
-    rest: Any,
+    stream_array: Any,
+    scale_array: Any,
+    rest_array: Any,
     past_cache: Any,
     low: Any,
     high: Any,
@@ -183,33 +143,39 @@ def quantise(
     A bucket's norm is taken when the first tile comes that it has a part in; one that two slices share is computed
     by both. x is asked for a bucket and a tile ahead. ``past_cache``: ``rest`` is aligned, and larger than a cache.
     """
+    x, memory, rest = pointer(x_array), pointer(memory_array), pointer(rest_array)
+    stream, scale, levels = pointer(stream_array), pointer(scale_array), pointer(level_array)
     scratch = _scratch()
-    _quantise(
-        kind,
-        pointer(x),
-        U(len(x)),
-        pointer(memory),
-        decay,
-        pointer(levels),
-        U(len(levels)),
-        bucket,
-        norm,
-        seed,
-        known,
-        pointer(stream),
-        pointer(scale),
-        pointer(rest),
-        past_cache,
-        low,
-        high,
-        pointer(scratch[0]),
-        pointer(scratch[1]),
-        pointer(scratch[2]),
-        pointer(scratch[3]),
-        pointer(scratch[4]),
-        pointer(scratch[5]),
-    )
-    _keep(scratch)
+    words, symbols, u, owed = pointer(scratch[0]), pointer(scratch[1]), pointer(scratch[2]), pointer(scratch[3])
+    n, alphabet, width = U(len(x_array)), U(len(level_array)), width_bits(len(level_array))
+    ready = (high + bucket - U(1)) // bucket if known else low // bucket
+    for first in range(low, high, T):
+        last = min(first + T, high)
+        while ready * bucket < last:
+            end = min((ready + U(1)) * bucket, n)
+            scale[ready] = bucket_scale(x, memory, decay, ready * bucket, end, norm, pointer(scratch[4]))
+            ready += U(1)
+        source, at = x, first
+        ahead = last if known else last + bucket
+        if kind == SIGNS:
+            ask(x, memory, ahead, ahead + (last - first))
+        else:
+            fill_words(words, first // C, (last - first + C - U(1)) // C, seed, x, memory, ahead)
+        if memory_array is not None:
+            for k in range(last - first):
+                owed[k] = owed_at(x, memory, decay, first + k)
+            source, at = owed, U(0)
+        if kind == SIGNS:
+            round_signs(source, at, last - first, symbols)
+        else:
+            round_tile(kind, source, at, first, last, scale, bucket, words, levels, alphabet, u, symbols)
+        if memory_array is not None:
+            levels_of(kind, symbols, last - first, levels, alphabet, u)
+            leave(owed, u, first, last, scale, bucket, rest, past_cache)
+        pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
+    if past_cache:
+        settle()
+    keep(scratch)
 
 
 @njit(**COMPILED)
@@ -217,12 +183,7 @@ def _scratch() -> Any:
     """What a slice works in, so small that it stays in the first-level cache."""
     words, symbols = np.zeros(TILE // 2, np.uint32), np.zeros(TILE, np.uint8)
     u, owed = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
-    return words, symbols, u, owed, np.zeros(64, np.float64), np.zeros(BLOCKS, np.float64)
-
-
-@njit(**COMPILED)
-def _keep(scratch: Any) -> None:
-    """To be called when the pointers into it have done their work: numba lets an array go after its last use."""
+    return words, symbols, u, owed, np.zeros(LANES + BLOCKS, np.float64)
 
 
 @njit(**COMPILED)
@@ -239,43 +200,25 @@ def add(values: Any, low: Any, high: Any, scale: Any, bucket: Any, total: Any) -
         b += U(1)
 
 
-@njit(**COMPILED)
-def _dequantise(
+@njit(**CACHED)
+def dequantise(
     kind: Any,
-    stream: Any,
-    scale: Any,
-    levels: Any,
-    alphabet: Any,
+    stream_array: Any,
+    scale_array: Any,
+    level_array: Any,
     bucket: Any,
-    total: Any,
+    total_array: Any,
     low: Any,
     high: Any,
-    symbols: Any,
-    values: Any,
 ) -> None:
-    width = width_bits(alphabet)
+    """Add levels times scales to elements low ... high (multiples of a tile, or the end)."""
+    stream, scale, total = pointer(stream_array), pointer(scale_array), pointer(total_array)
+    levels, alphabet, width = pointer(level_array), U(len(level_array)), width_bits(len(level_array))
+    scratch = _scratch()
+    symbols, values = pointer(scratch[1]), pointer(scratch[2])
     for first in range(low, high, T):
         last = min(first + T, high)
         unpack_symbols(stream, nbytes(first, width), last - first, width, symbols, U(0))
         levels_of(kind, symbols, last - first, levels, alphabet, values)
         add(values, first, last, scale, bucket, total)
-
-
-@njit(**CACHED)
-def dequantise(kind: Any, stream: Any, scale: Any, levels: Any, bucket: Any, total: Any, low: Any, high: Any) -> None:
-    """Add levels times scales to elements low ... high (multiples of a tile, or the end)."""
-    scratch = _scratch()
-    _dequantise(
-        kind,
-        pointer(stream),
-        pointer(scale),
-        pointer(levels),
-        U(len(levels)),
-        bucket,
-        pointer(total),
-        low,
-        high,
-        pointer(scratch[1]),
-        pointer(scratch[2]),
-    )
-    _keep(scratch)
+    keep(scratch)

@@ -191,29 +191,4 @@ def round_signs(x: Any, at: Any, n: Any, symbols: Any) -> None:
 
 
 UNIFORM, POWERS, COUNTING, SEARCHING, SIGNS = range(5)
-"""Kinds of rounding: a number that is looked at once for a bucket, so that one compiled loop holds them all."""
-
-
-@njit(**COMPILED)
-def round_chunks(
-    kind: Any,
-    x: Any,
-    at: Any,
-    chunks: Any,
-    scale: Any,
-    words: Any,
-    w: Any,
-    levels: Any,
-    alphabet: Any,
-    symbols: Any,
-    to: Any,
-) -> None:
-    """By the kind of rounding."""
-    if kind == UNIFORM:
-        round_uniform(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
-    elif kind == POWERS:
-        round_powers(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
-    elif kind == COUNTING:
-        round_counting(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
-    else:
-        round_searching(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
+"""Kinds of rounding: a number, looked at once for a bucket, so that one compiled loop holds them all."""

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.memory import folded_lanes, pointer
+from thriftgrad.kernels.cpu.memory import folded_lanes, keep, pointer
 from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, INLINED, F, I, U
 from thriftgrad.kernels.quantised import BLOCK as _BLOCK
+from thriftgrad.kernels.quantised import LANES as _LANES
 
 L2, LINF, MEAN = 0, 1, 2
 
 BLOCK = U(_BLOCK)
+LANES = _LANES
 BLOCKS = 16
 """The most blocks of a bucket whose norm is taken on the way to its rounding: the bucket fits a second-level cache."""
 
@@ -41,18 +43,18 @@ def square(v: Any) -> Any:
 
 
 @njit(**COMPILED)
-def folded(sums: Any, count: Any) -> Any:
-    """The sum of the first ``count`` elements, folded by halves as if zeros made them a power of two; overwrites."""
+def folded(sums: Any, at: Any, count: Any) -> Any:
+    """The sum of ``count`` elements from ``at`` on, by halves, as if zeros made them a power of two; overwritten."""
     half = U(1)
     while half < count:
         half *= U(2)
     for i in range(count, half):
-        sums[i] = 0.0
+        sums[at + i] = 0.0
     while half > U(1):
         half //= U(2)
         for i in range(half):
-            sums[i] += sums[i + half]
-    return sums[0]
+            sums[at + i] += sums[at + i + half]
+    return sums[at]
 
 
 def _sums(term: Any) -> Any:
@@ -83,13 +85,13 @@ def _sums(term: Any) -> Any:
         return folded_lanes(lanes)
 
     @njit(**COMPILED)
-    def row_sum(x: Any, memory: Any, decay: Any, low: Any, high: Any, lanes: Any, blocks: Any) -> Any:
-        """A whole row or bucket. ``blocks``: float64, a power of two of them, as many as the row has or more."""
+    def row_sum(x: Any, memory: Any, decay: Any, low: Any, high: Any, work: Any) -> Any:
+        """Up to ``BLOCKS`` blocks. ``work``: float64[LANES + BLOCKS]."""
         count = (high - low + BLOCK - U(1)) // BLOCK
         for i in range(count):
             at = low + i * BLOCK
-            blocks[i] = block_sum(x, memory, decay, at, min(at + BLOCK, high), lanes)
-        return folded(blocks, count)
+            work[U(LANES) + i] = block_sum(x, memory, decay, at, min(at + BLOCK, high), work)
+        return folded(work, U(LANES), count)
 
     return block_sum, row_sum
 
@@ -120,44 +122,35 @@ def scale_of_sum(total: Any, size: Any, norm: Any) -> Any:
 
 
 @njit(**COMPILED)
-def bucket_scale(x: Any, memory: Any, decay: Any, low: Any, high: Any, norm: Any, lanes: Any, blocks: Any) -> Any:
+def bucket_scale(x: Any, memory: Any, decay: Any, low: Any, high: Any, norm: Any, work: Any) -> Any:
     """The norm, or the mean magnitude, of owed[low:high]; NaN where it is not finite."""
     if norm == LINF:
         return scale_of_peak(largest_bits(x, memory, decay, low, high))
     if norm == MEAN:
-        return scale_of_sum(row_magnitude(x, memory, decay, low, high, lanes, blocks), high - low, norm)
-    return scale_of_sum(row_square(x, memory, decay, low, high, lanes, blocks), high - low, norm)
+        return scale_of_sum(row_magnitude(x, memory, decay, low, high, work), high - low, norm)
+    return scale_of_sum(row_square(x, memory, decay, low, high, work), high - low, norm)
 
 
 @njit(**CACHED)
-def bucket_scales(x: Any, memory: Any, decay: Any, bucket: Any, norm: Any, scale: Any, low: Any, high: Any) -> None:
-    """Of the buckets that make up elements low ... high, none of more than ``BLOCKS`` blocks."""
-    lanes, blocks = np.empty(64, np.float64), np.empty(BLOCKS, np.float64)
-    _bucket_scales(pointer(x), pointer(memory), decay, bucket, norm, pointer(scale), low, high, lanes, blocks)
-
-
-@njit(**COMPILED)
-def _bucket_scales(
-    x: Any, memory: Any, decay: Any, bucket: Any, norm: Any, scale: Any, low: Any, high: Any, lanes: Any, blocks: Any
+def bucket_scales(
+    x_array: Any, memory_array: Any, decay: Any, bucket: Any, norm: Any, scale: Any, low: Any, high: Any
 ) -> None:
+    """Of the buckets that make up elements low ... high, none of more than ``BLOCKS`` blocks."""
+    x, memory = pointer(x_array), pointer(memory_array)
+    work = np.empty(LANES + BLOCKS, np.float64)
     for b in range(low // bucket, (high + bucket - U(1)) // bucket):
         end = min((b + U(1)) * bucket, high)
-        scale[b] = bucket_scale(x, memory, decay, b * bucket, end, norm, pointer(lanes), pointer(blocks))
+        scale[b] = bucket_scale(x, memory, decay, b * bucket, end, norm, pointer(work))
+    keep(work)
 
 
 @njit(**CACHED)
 def block_parts(
-    x: Any, memory: Any, decay: Any, start: Any, size: Any, norm: Any, parts: Any, low: Any, high: Any
+    x_array: Any, memory_array: Any, decay: Any, start: Any, size: Any, norm: Any, parts: Any, low: Any, high: Any
 ) -> None:
     """Of the bucket at ``start``: what each block in low ... high adds to its norm, or the bits of its peak."""
-    lanes = np.empty(64, np.float64)
-    _block_parts(pointer(x), pointer(memory), decay, start, size, norm, pointer(parts), low, high, lanes)
-
-
-@njit(**COMPILED)
-def _block_parts(
-    x: Any, memory: Any, decay: Any, start: Any, size: Any, norm: Any, parts: Any, low: Any, high: Any, lanes: Any
-) -> None:
+    x, memory = pointer(x_array), pointer(memory_array)
+    lanes = np.empty(LANES, np.float64)
     for block in range(low // BLOCK, (high + BLOCK - U(1)) // BLOCK):
         at = start + block * BLOCK
         end = start + min((block + U(1)) * BLOCK, size)
@@ -167,6 +160,7 @@ def _block_parts(
             parts[block] = block_magnitude(x, memory, decay, at, end, pointer(lanes))
         else:
             parts[block] = block_square(x, memory, decay, at, end, pointer(lanes))
+    keep(lanes)
 
 
 @njit(**CACHED)
@@ -174,4 +168,4 @@ def scale_of_parts(parts: Any, count: Any, size: Any, norm: Any) -> Any:
     """The scale of a bucket of so many blocks; the parts are used up."""
     if norm == LINF:
         return scale_of_peak(I(parts[:count].max()))
-    return scale_of_sum(folded(pointer(parts), count), size, norm)
+    return scale_of_sum(folded(pointer(parts), U(0), count), size, norm)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from thriftgrad.kernels.cpu.rounding import POWERS, UNIFORM
-from thriftgrad.kernels.cpu.settings import COMPILED, F, I, U
+from thriftgrad.kernels.cpu.settings import COMPILED, INLINED, F, I, U
 
 
 @njit(**COMPILED)
@@ -32,33 +32,45 @@ def power_values(symbols: Any, n: Any, levels: Any, alphabet: Any, values: Any) 
         values[p] = F(0) if symbol == mirrored else signed
 
 
+@njit(**INLINED)
+def one_of_eight(symbol: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """By the lowest three bits: a tree of selections."""
+    odd, two, four = I(symbol & I(1)) != I(0), I(symbol & I(2)) != I(0), I(symbol & I(4)) != I(0)
+    low = (d if odd else c) if two else (b if odd else a)
+    high = (h if odd else g) if two else (f if odd else e)
+    return high if four else low
+
+
 @njit(**COMPILED)
 def table_values(symbols: Any, n: Any, levels: Any, alphabet: Any, values: Any) -> None:
-    """Any table; up to 16 levels by a tree of selections, whose leaves stay in registers."""
-    if alphabet > 16:
+    """Any table; up to 16 levels are selected, since they stay in registers."""
+    last = alphabet - U(1)
+    if last >= U(16):
         for p in range(n):
-            values[p] = levels[U(symbols[p])]
+            values[p] = levels[min(U(symbols[p]), last)]
         return
-    last = alphabet - 1
-    a, b, c, d = levels[0], levels[min(1, last)], levels[min(2, last)], levels[min(3, last)]
-    e, f, g, h = levels[min(4, last)], levels[min(5, last)], levels[min(6, last)], levels[min(7, last)]
+    a, b, c, d = levels[0], levels[min(U(1), last)], levels[min(U(2), last)], levels[min(U(3), last)]
+    e, f, g, h = (
+        levels[min(U(4), last)],
+        levels[min(U(5), last)],
+        levels[min(U(6), last)],
+        levels[min(U(7), last)],
+    )
     for p in range(n):
-        symbol = symbols[p]
-        odd, two, four = symbol & np.uint8(1) != 0, symbol & np.uint8(2) != 0, symbol & np.uint8(4) != 0
-        low = (d if odd else c) if two else (b if odd else a)
-        high = (h if odd else g) if two else (f if odd else e)
-        values[p] = high if four else low
-    if last < 8:
+        values[p] = one_of_eight(I(symbols[p]), a, b, c, d, e, f, g, h)
+    if last < U(8):
         return
-    a, b, c, d = levels[8], levels[min(9, last)], levels[min(10, last)], levels[min(11, last)]
-    e, f, g, h = levels[min(12, last)], levels[min(13, last)], levels[min(14, last)], levels[min(15, last)]
+    a, b, c, d = levels[8], levels[min(U(9), last)], levels[min(U(10), last)], levels[min(U(11), last)]
+    e, f, g, h = (
+        levels[min(U(12), last)],
+        levels[min(U(13), last)],
+        levels[min(U(14), last)],
+        levels[min(U(15), last)],
+    )
     for p in range(n):
-        symbol = symbols[p]
-        odd, two, four = symbol & np.uint8(1) != 0, symbol & np.uint8(2) != 0, symbol & np.uint8(4) != 0
-        low = (d if odd else c) if two else (b if odd else a)
-        high = (h if odd else g) if two else (f if odd else e)
-        upper = high if four else low
-        values[p] = upper if symbol & np.uint8(8) != 0 else values[p]
+        symbol = I(symbols[p])
+        upper = one_of_eight(symbol, a, b, c, d, e, f, g, h)
+        values[p] = upper if symbol >= I(8) else values[p]
 
 
 @njit(**COMPILED)
