@@ -26,11 +26,16 @@ def build() -> tuple[nn.Module, Any]:
 
 def advice() -> tuple[Any, list[str]]:
     os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
-    probe.LONG_SECONDS = 0.001
+    probe.LARGEST_BYTES, probe.REPEATS, probe.ROUNDS = 1 << 18, 2, 2
     request = adviser.Request(f"{__name__}:build", methods=("qsgd", "power_sgd"))
     adviser.load = lambda text: adviser.Subject(text, *build())  # type: ignore[assignment]
     found = adviser.advise(request, lambda what: None)
     return found, assumptions(found)
+
+
+def test_a_disturbed_message_does_not_make_a_link_infinitely_fast() -> None:
+    rows = [probe.Timed(64, 2, 0.5, 0.0), probe.Timed(1000, 2, 0.125, 0.0)]
+    assert probe.fit(rows).link.up_bits_per_second == 64000
 
 
 def test_ranks_measure_the_link_and_agree() -> None:

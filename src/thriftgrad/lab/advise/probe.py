@@ -1,28 +1,32 @@
 """The link, measured between the ranks of a process group: what each kind of collective makes of it.
 
+Collectives go through a lane in a thread of its own, as those of a DDP model do, so that waking it up is in them.
 Latency is what the smallest message takes over its hops, bandwidth what the largest takes more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from statistics import median
 from time import perf_counter, process_time
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thriftgrad.comm import Comm, LinkModel, Round, all_gather, all_reduce, all_to_all, broadcast, gather, run
+from thriftgrad.comm import Comm, Lane, LinkModel, Round, all_gather, all_reduce, all_to_all, broadcast, gather
 from thriftgrad.core import TensorSpec
 from thriftgrad.lab.advise.transport import Cost, Transport
 
 SMALLEST_BYTES, LARGEST_BYTES = 64, 1 << 24
 LONG_SECONDS = 0.05
 """Messages grow until one takes so much longer than the smallest on some rank, or is the largest."""
-REPEATS = 3
-"""The shortest counts, for what disturbs only adds."""
+REPEATS = 5
+"""Of each message; the median counts."""
+ROUNDS = 8
+"""Of the smallest, one after another: what a single one takes is mostly chance."""
 
 Ask = Callable[[int], Comm[object]]
 """From bytes that a worker hands in to its part in one collective."""
@@ -40,7 +44,10 @@ class Timed:
 
 def measure(world: int) -> Transport:
     """Measure the link of the default process group, of two ranks or more; every rank calls it and gets the same."""
-    costs = {kind: fit(_grown(ask)) for kind, ask in _kinds(world).items()}
+    with ThreadPoolExecutor(1) as thread:
+        messages = _Messages(thread)
+        costs = {kind: fit(messages.growing(ask)) for kind, ask in _kinds(world).items()}
+        messages.lane.close()
     there, back = _one_way(0, 1), _one_way(1, 0)
     down = max(back, costs["Gather"].link.up_bits_per_second)
     latency = costs["AllReduce float32"].link.latency_seconds
@@ -69,30 +76,41 @@ def _kinds(world: int) -> dict[str, Ask]:
     }
 
 
-def _grown(ask: Ask) -> list[Timed]:
-    """Messages of growing size; the ranks agree on the slowest one's seconds, and so on when to stop."""
-    rows: list[Timed] = []
-    nbytes = SMALLEST_BYTES
-    while True:
-        rows.append(_timed(partial(ask, nbytes)))
-        if nbytes >= LARGEST_BYTES or rows[-1].seconds - rows[0].seconds > LONG_SECONDS:
-            return rows
-        nbytes *= 4 if nbytes > SMALLEST_BYTES else 1024
+class _Messages:
+    """Collectives through a lane, one after another, timed."""
+
+    def __init__(self, thread: Executor) -> None:
+        self._thread, self._rounds = thread, list[Round]()
+        self.lane = Lane(observe=self._rounds.append, thread=thread)
+
+    def growing(self, ask: Ask) -> list[Timed]:
+        """Messages of growing size; the ranks agree on the slowest one's seconds, and so on when to stop."""
+        rows = [self._timed(ask, SMALLEST_BYTES, ROUNDS)]
+        nbytes = SMALLEST_BYTES
+        while nbytes < LARGEST_BYTES and rows[-1].seconds - rows[0].seconds < LONG_SECONDS:
+            nbytes *= 4 if len(rows) > 1 else 1024
+            rows.append(self._timed(ask, nbytes, 1))
+        return rows
+
+    def _timed(self, ask: Ask, nbytes: int, rounds: int) -> Timed:
+        """One of so many in a row."""
+        seconds, processor = [], []
+        for _ in range(REPEATS):
+            dist.barrier()
+            start, busy = perf_counter(), process_time()
+            self._thread.submit(self.lane.submit, _in_a_row(ask, nbytes, rounds))
+            self._thread.submit(self.lane.flush).result()
+            seconds.append((perf_counter() - start) / rounds)
+            processor.append((process_time() - busy) / rounds)
+        slow, busy = _greatest([median(seconds), median(processor)])
+        traffic = next(each.traffic.values() for each in reversed(self._rounds) if each.traffic)
+        most = max(max(each.up_bytes, each.down_bytes) for each in traffic)
+        return Timed(most, max(each.hops for each in traffic), slow, busy)
 
 
-def _timed(ask: Callable[[], Comm[object]]) -> Timed:
-    seconds, processor, rounds = [], [], list[Round]()
-    for _ in range(REPEATS):
-        worker = ask()
-        dist.barrier()
-        start, busy = perf_counter(), process_time()
-        run(worker, observe=rounds.append)
-        seconds.append(perf_counter() - start)
-        processor.append(process_time() - busy)
-    traffic = [each for finished in rounds[:1] for each in finished.traffic.values()]
-    slow, busy = _greatest([min(seconds), min(processor)])
-    most = max(max(each.up_bytes, each.down_bytes) for each in traffic)
-    return Timed(most, max(each.hops for each in traffic), slow, busy)
+def _in_a_row(ask: Ask, nbytes: int, rounds: int) -> Comm[None]:
+    for _ in range(rounds):
+        yield from ask(nbytes)
 
 
 def _greatest(values: list[float]) -> list[float]:
@@ -110,6 +128,8 @@ def fit(rows: list[Timed]) -> Cost:
     """
     first, last = rows[0], rows[-1]
     rise = (last.seconds - first.seconds) / (last.nbytes - first.nbytes)
+    if rise <= 0:  # so much was the smallest one disturbed
+        rise = last.seconds / last.nbytes
     link = LinkModel(8 / rise, latency_seconds=first.seconds / first.hops)
     return Cost(link, last.processor_seconds / last.nbytes)
 
@@ -129,7 +149,7 @@ def _one_way(sender: int, receiver: int) -> float:
             elif rank == sender:
                 dist.send(buffer, receiver)
             seconds.append(perf_counter() - start)
-        rows.append((nbytes, _greatest([min(seconds)])[0]))
+        rows.append((nbytes, _greatest([median(seconds)])[0]))
         nbytes *= 4
     nbytes, slow = rows[-1]
     return 8 * nbytes / slow
