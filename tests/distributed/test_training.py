@@ -35,8 +35,10 @@ STEPS = 5
 TOP_K = AllGather(ErrorFeedback(TopK(fraction=0.1)))
 POWER_SGD = PowerSGD(rank=2, min_compression_rate=0)
 
+PLAIN = AllReduce(Identity())  # whose estimates lie as a bucket does
+
 METHODS = (
-    AllReduce(Identity()),
+    PLAIN,
     AllReduce(ErrorFeedback(RandomK(fraction=0.2, rescale=False))),
     AllGather(QSGD(bits=4)),
     TOP_K,
@@ -46,6 +48,8 @@ METHODS = (
     recipes.signum().aggregator,
     Partition({"matrix": POWER_SGD, "rest": AllReduce(Cast("bf16"))}),
 )
+
+IN_EVERY_SETTING = (PLAIN, TOP_K, POWER_SGD)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "one bucket": {},
@@ -60,7 +64,7 @@ def train_everything() -> dict[str, Any]:
     results: dict[str, Any] = {}
     for method in METHODS:
         for name, options in SETTINGS.items():
-            if name == "small buckets" or method in (TOP_K, POWER_SGD):
+            if name == "small buckets" or method in IN_EVERY_SETTING:
                 model, handle = attached(method, **options)
                 train(model, range(STEPS))
                 results[f"{method!r}, {name}"] = trained(model.module), dict(handle.ledger.requests)
@@ -77,7 +81,7 @@ def on_gloo() -> list[dict[str, Any]]:
 def test_training_equals_the_simulation(method: Any, on_gloo: list[dict[str, Any]]) -> None:
     expected = simulated(method, world=2, steps=STEPS)
     found = {setting: result for setting, result in on_gloo[0].items() if setting.startswith(repr(method))}
-    assert len(found) == (len(SETTINGS) if method in (TOP_K, POWER_SGD) else 1)
+    assert len(found) == (len(SETTINGS) if method in IN_EVERY_SETTING else 1)
     for setting, (parameters, _) in found.items():
         for name, value in expected.items():
             assert same_bits(parameters[name], value), f"{name} after {setting}"
@@ -142,7 +146,7 @@ def test_a_parameter_that_nobody_used_keeps_its_memory() -> None:
 
 
 def two_models_in_one_backward() -> list[dict[str, Tensor]]:
-    models = [attached(method, **SMALL_BUCKETS)[0] for method in (TOP_K, POWER_SGD)]
+    models = [attached(method, **SMALL_BUCKETS)[0] for method in IN_EVERY_SETTING]
     optimizers = [sgd(model) for model in models]
     for t in range(STEPS):
         for optimizer in optimizers:
@@ -155,7 +159,7 @@ def two_models_in_one_backward() -> list[dict[str, Tensor]]:
 
 
 def test_two_attached_models_do_not_disturb_each_other() -> None:
-    expected = [simulated(method, world=2, steps=STEPS) for method in (TOP_K, POWER_SGD)]
+    expected = [simulated(method, world=2, steps=STEPS) for method in IN_EVERY_SETTING]
     for models in on_ranks(2, two_models_in_one_backward):
         for parameters, wanted in zip(models, expected, strict=True):
             assert all(same_bits(parameters[name], value) for name, value in wanted.items())

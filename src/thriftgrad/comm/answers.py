@@ -42,8 +42,9 @@ def start(request: Request, peers: Peers, tag: int, driven: bool) -> Begun:
     Raises ``TypeError`` for a request that is none of comm's.
     """
     match request:
-        case AllReduceRequest(x):
-            total = x.clone(memory_format=torch.contiguous_format)  # memory is summed, so all ranks need one layout
+        case AllReduceRequest(x, donated):
+            # Memory is summed, so all ranks need one layout.
+            total = x.contiguous() if donated else x.clone(memory_format=torch.contiguous_format)
             return all_of([begun(dist.all_reduce(total, group=peers.group, async_op=True))]), lambda: total
         case AllGatherRequest(x):
             return _all_gather(x, peers, tag, driven)

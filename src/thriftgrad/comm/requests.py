@@ -62,6 +62,7 @@ class AllReduceRequest(Request):
     """Sum over workers; ring: 2 (n - 1) hops, 2 (n - 1) / n of the bytes each way."""
 
     x: Tensor
+    donated: bool = False
 
     def signature(self) -> tuple[Any, ...]:
         return _described(self.x)
@@ -190,9 +191,12 @@ class ReplicatedRequest(Request):
         return Traffic(0, 0, 0, 0, 0)
 
 
-def all_reduce(x: Tensor) -> Comm[Tensor]:
-    """The sum of x over workers; x has one shape and type everywhere and is left as it is."""
-    answer: Tensor = yield AllReduceRequest(x)
+def all_reduce(x: Tensor, donated: bool = False) -> Comm[Tensor]:
+    """The sum of x over workers; x has one shape and type everywhere.
+
+    It is left as it is, unless ``donated``: then the sum may take its place, which spares a copy.
+    """
+    answer: Tensor = yield AllReduceRequest(x, donated)
     return answer
 
 

@@ -79,7 +79,7 @@ class Handle:
             self._used.clear()
 
     def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
-        """Take over one DDP bucket; the future is its buffer, once that holds the estimate of the mean.
+        """Take over one DDP bucket; the future is the estimate of the mean, in place of its buffer.
 
         Called by DDP as the gradients of a bucket are ready. The last bucket waits for all, so that errors come out
         of ``backward`` as they are and the step is over when ``backward`` is.
@@ -113,15 +113,18 @@ class Handle:
     def _bucket(
         self, names: Sequence[str], gradients: Sequence[Tensor], buffer: Tensor, done: Future[Tensor]
     ) -> Comm[None]:
-        """This rank's part in the exchange of one bucket: its gradients become the estimates, in place."""
+        """This rank's part in the exchange of one bucket, to the estimates in place of its gradients."""
         before = tuple(self._states[name] for name in names)
         means, after = yield from self._aggregator.aggregate(gradients, before, Key(self.seed).fold(self._step))
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean)
+        result = _laid_out_as(gradients, means, buffer)
+        if result is None:
+            result = buffer
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean)
         self._after |= zip(names, after, strict=True)
         # An aggregator that saw something non-finite, here or elsewhere, gives back the very states it got.
         self._finite = self._finite and after is not before
-        done.set_result(buffer)
+        done.set_result(result)
 
     def _agree_on_use(self, used: set[str]) -> Comm[None]:
         """DDP drops the estimate of a parameter that no rank used, so its memory must not count it as sent."""
@@ -247,6 +250,19 @@ class Handle:
 
     def _path(self, name: str) -> str:
         return f"memory/rank{self._rank:05d}/{name}"
+
+
+def _laid_out_as(gradients: Sequence[Tensor], means: Sequence[Tensor], buffer: Tensor) -> Tensor | None:
+    """The estimates as the vector that DDP wants, which it copies itself, if that is how they lie in memory."""
+    first, end = means[0], means[0].storage_offset()
+    if first.untyped_storage().nbytes() < buffer.nbytes:
+        return None
+    for gradient, mean in zip(gradients, means, strict=True):
+        ordered = gradient.is_contiguous() and mean.is_contiguous() and mean.storage_offset() == end
+        if not (ordered and mean.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()):
+            return None
+        end += mean.numel()
+    return first.as_strided(buffer.shape, (1,))
 
 
 def aggregator_of(method: Method | Aggregator[Any]) -> Aggregator[Any]:
