@@ -20,11 +20,11 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from thriftgrad import LocalUpdates, TensorSpec, attach, recipes
-from thriftgrad.aggregate import Aggregator, PowerSGD, ScatterReduce
+from thriftgrad.aggregate import Aggregator, PowerSGD
 from thriftgrad.comm import LinkModel
 from thriftgrad.compress import QSGD, Cast, Sign, TopK
 from thriftgrad.core import Compressor, ErrorFeedback
-from thriftgrad.lab.advise.choice import link_seconds
+from thriftgrad.lab.advise.choice import fastest_aggregator
 from thriftgrad.lab.shape import Shape
 from thriftgrad.local import Every, LocalMethod
 from thriftgrad.wire.coders import Huffman
@@ -33,7 +33,7 @@ PYTORCH_MB, ONE_BUCKET_MB, OURS_MB = 25, 1000, 4
 """DDP's ``bucket_cap_mb``: its default; one DDP bucket, where more of them abort on gloo; and small ones, which the
 exchange of the next can overlap."""
 
-TWICE_SECONDS = 0.05  # what it costs to compress a second time, on the way back
+CODEC_SECONDS = (0.03, 0.015)  # to encode and to decode one worker's payload of this model, by which to choose
 UNLIMITED_BITS_PER_SECOND = 12e9  # what gloo moves between two processes here
 WARM_UP_STEPS = 2  # DDP regroups its buckets after the first
 Hook = Callable[[Any, dist.GradBucket], Future[Tensor]]
@@ -169,13 +169,11 @@ def attached(aggregator: Aggregator[Any]) -> Callable[..., tuple[str, Books]]:
 
 
 def carried(compressor: Compressor[Any, Any]) -> Callable[..., tuple[str, Books]]:
-    """Ours, by the aggregator that the link model finds fastest; two phases have to save ``TWICE_SECONDS``."""
+    """Ours, by the aggregator that the link model finds fastest, codecs included."""
 
     def exchange(ddp: DistributedDataParallel, setting: Setting) -> tuple[str, Books]:
         specs = [TensorSpec.of(p, name) for name, p in ddp.module.named_parameters()]
-        seconds = link_seconds(compressor, specs, setting.workers, setting.link)
-        twice = {aggregator for aggregator in seconds if isinstance(aggregator, ScatterReduce)}
-        chosen = min(seconds, key=lambda aggregator: seconds[aggregator] + TWICE_SECONDS * (aggregator in twice))
+        chosen = fastest_aggregator(compressor, specs, setting.workers, setting.link, *CODEC_SECONDS)
         return attached(chosen)(ddp, setting)
 
     return exchange
