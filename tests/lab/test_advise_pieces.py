@@ -22,7 +22,7 @@ from thriftgrad import (
     simulate,
 )
 from thriftgrad.aggregate import Aggregator, ParameterServer
-from thriftgrad.comm import Round
+from thriftgrad.comm import Round, all_reduce, place
 from thriftgrad.comm.requests import AllGatherRequest, AllReduceRequest, AllToAllRequest, BroadcastRequest, Request
 from thriftgrad.comm.rounds import Traffic
 from thriftgrad.compress import Cast, Sign
@@ -197,3 +197,31 @@ def test_the_fastest_aggregator_is_that_of_the_simulation(compressor: str, link:
 def test_what_cannot_be_cut_into_shards_is_gathered() -> None:
     link = LinkModel.of("1mbit")
     assert fastest_aggregator(BestRank(rank=1), [TensorSpec((100, 100))], 64, link) == AllGather(BestRank(rank=1))
+
+
+class Fickle(AllReduce):
+    """Asks for one more sum among many."""
+
+    def exchange(self, tensors, specs, states, key):  # type: ignore[no-untyped-def]
+        me = yield from place()
+        for _ in range(me.world // 3):
+            yield from all_reduce(torch.zeros(1))
+        return (yield from super().exchange(tensors, specs, states, key))
+
+
+def test_what_changes_its_collectives_with_the_workers_cannot_be_foretold() -> None:
+    with pytest.raises(AdviseError, match="other collectives among 4 workers than among 2, so more cannot be foretold"):
+        code(Fickle(Identity()), gradients(), 2)
+
+
+class Sometimes(AllReduce):
+    """Asks for one more sum in its second step."""
+
+    def exchange(self, tensors, specs, states, key):  # type: ignore[no-untyped-def]
+        if key == Key(0).fold(1):
+            yield from all_reduce(torch.zeros(1))
+        return (yield from super().exchange(tensors, specs, states, key))
+
+
+def test_what_is_asked_for_now_and_then_is_not_the_rule() -> None:
+    assert [len(bucket.rounds) for bucket in code(Sometimes(Identity()), gradients(), 2).buckets] == [1, 1]

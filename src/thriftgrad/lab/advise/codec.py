@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,7 +56,13 @@ def code(aggregator: Aggregator[Any], gradients: Gradients, workers: int) -> Cod
         means = [torch.stack(tensors).mean(0) for tensors in zip(*each[:seen], strict=True)]
         errors += sum(float((a - b).square().sum()) for a, b in zip(exchange.estimate, means, strict=True))
         norms += sum(float(mean.square().sum()) for mean in means)
-        buckets.append(fitted(*(_timed(_Exchange(aggregator, each[:world], state)) for world in (FEW, MANY))))
+        few, many = (_timed(_Exchange(aggregator, each[:world], state)) for world in (FEW, MANY))
+        if few.kinds != many.kinds:
+            raise AdviseError(
+                f"advise: {aggregator!r} asks for other collectives among {MANY} workers than among {FEW}, so more "
+                "cannot be foretold; leave it out."
+            )
+        buckets.append(fitted(few, many))
     return Coded(tuple(buckets), errors / norms if norms else 0.0)
 
 
@@ -103,9 +110,10 @@ def _timed(exchange: _Exchange) -> Seen:
     start = perf_counter()
     while len(steps) < 2 or (len(steps) < MOST_STEPS and perf_counter() < start + LONG_SECONDS):
         steps.append(exchange.step())
-    last = steps[-1]
-    alike = [each.compute_seconds for each in steps if each.kinds == last.kinds]
-    return replace(last, compute_seconds=tuple(min(column) for column in zip(*alike, strict=True)))
+    ((kinds, _),) = Counter(each.kinds for each in steps).most_common(1)  # now and then some ask for more
+    alike = [each for each in steps if each.kinds == kinds]
+    seconds = zip(*(each.compute_seconds for each in alike), strict=True)
+    return replace(alike[-1], compute_seconds=tuple(min(column) for column in seconds))
 
 
 def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:

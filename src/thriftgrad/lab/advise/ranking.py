@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import inf, sqrt
 
 from thriftgrad.comm.rounds import Traffic
@@ -76,9 +77,14 @@ def rows(every: Sequence[Contender], setting: Setting, workers: int, transport: 
     """The table, shortest step first."""
     (baseline,) = (each for each in every if each.candidate.label == BF16)
 
+    @cache
+    def reference(at_workers: int, bits_per_second: float) -> float:
+        return setting.seconds(baseline, at_workers, transport.at(bits_per_second))
+
     def row(each: Contender) -> Row:
-        def pays(at_workers: int, on: Transport) -> bool:
-            return setting.seconds(each, at_workers, on) < setting.seconds(baseline, at_workers, on)
+        def pays(at_workers: int, bits_per_second: float) -> bool:
+            found = setting.seconds(each, at_workers, transport.at(bits_per_second))
+            return found < reference(at_workers, bits_per_second)
 
         gap = each.candidate.gap
         seconds = setting.seconds(each, workers, transport)
@@ -88,8 +94,8 @@ def rows(every: Sequence[Contender], setting: Setting, workers: int, transport: 
             seconds - setting.compute.seconds(setting.lanes),
             None if gap else each.coded.distortion,
             sum(bucket.up_bytes(workers) for bucket in each.coded.buckets) / (gap or 1),
-            None if each is baseline else bandwidths(lambda bits: pays(workers, transport.at(bits))),
-            None if each is baseline else worlds(lambda world: pays(world, transport)),
+            None if each is baseline else bandwidths(lambda bits: pays(workers, bits)),
+            None if each is baseline else worlds(lambda world: pays(world, transport.link.up_bits_per_second)),
         )
 
     return sorted((row(each) for each in every), key=lambda each: each.seconds)
