@@ -63,7 +63,7 @@ class Aggregator(Expression, ABC, Generic[State]):
     ) -> Comm[tuple[list[Tensor], tuple[TensorState, ...]]]:
         """Estimate the mean; returns new tensors of the same shapes and types, and the next state.
 
-        After a non-finite step the next state is the very object that was given.
+        After a non-finite step the estimates are NaN throughout, and the next state is the very object that was given.
 
         ``key`` is public: the same on every worker, another at each step.
         Raises ``ValueError`` if the tensors are not those the state was made for.
@@ -76,7 +76,7 @@ class Aggregator(Expression, ABC, Generic[State]):
         finite = all_finite(tensors)
         means, after = yield from self.exchange(tensors if finite else nans(tensors), specs, inner, key)
         if not (finite and all_finite(means)):
-            return means, state
+            return nans(means), state
         return means, tuple(TensorState(spec, each) for spec, each in zip(specs, after, strict=True))
 
     def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
@@ -167,6 +167,11 @@ def no_use(compressor: Compressor[Any, Any]) -> str:
     return f"they are vectors, or too small for {compressor!r} to save anything"
 
 
+def shown(tensors: list[Tensor]) -> list[Tensor]:
+    """The same, or NaN throughout if something is not finite, so that a next hop cannot lose that on the way."""
+    return tensors if all_finite(tensors) else nans(tensors)
+
+
 def nans(tensors: Sequence[Tensor]) -> list[Tensor]:
     """NaN in place of every element: what no compressor can hide, however few elements it keeps."""
     return [torch.full_like(x, torch.nan) for x in tensors]
@@ -178,8 +183,7 @@ def mean_of_messages(
     """The mean of what several messages of one layout decompress to, over all of them or, coordinate by coordinate,
     over those that are not zero there.
 
-    Summed in float32 (float64, for such tensors) in the given order. NaN throughout if it is not finite somewhere, so
-    that a next hop cannot lose that on the way.
+    Summed in float32 (float64, for such tensors) in the given order.
     """
     first, *others = [[_widened(payload) for payload in wire.unpack_all(message, layouts)] for message in messages]
     sums = [compressor.decompress(payload) for payload in first]
@@ -197,8 +201,7 @@ def mean_of_messages(
         means = [x / n.clamp_min(1) for x, n in zip(sums, senders, strict=True)]
     else:
         means = [x.div_(len(messages)) for x in sums]
-    means = [x.to(layout.spec.dtype) for x, layout in zip(means, layouts, strict=True)]
-    return means if all_finite(means) else nans(means)
+    return [x.to(layout.spec.dtype) for x, layout in zip(means, layouts, strict=True)]
 
 
 def _widened(payload: Payload[Any]) -> Payload[Any]:

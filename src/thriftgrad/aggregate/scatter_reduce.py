@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from thriftgrad import wire
-from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, check_memories, mean_of_messages, shown
 from thriftgrad.aggregate.agreement import agreed
 from thriftgrad.comm import (
     Comm,
@@ -87,7 +87,7 @@ class ScatterReduce(Aggregator[Shards]):
             received = yield from all_to_all_varying(letters, [wire.most_nbytes(each) for each in up_layouts])
         else:
             received = yield from all_to_all(letters)
-        mine = mean_of_messages(received, self.up, up_layouts[me.rank])
+        mine = shown(mean_of_messages(received, self.up, up_layouts[me.rank]))
 
         down_keys = [k.fold("down").private(me.rank) for k in keys]
         downs = yield from agreed(self.down, mine, [state.down for state in states], down_keys)

@@ -17,6 +17,7 @@ from thriftgrad.aggregate.aggregator import (
     left_alone,
     mean_of_messages,
     no_use,
+    shown,
     warn_of_none,
 )
 from thriftgrad.aggregate.agreement import agreed
@@ -87,7 +88,7 @@ class ParameterServer(Aggregator[TwoWay]):
         # Who is not the server has nothing to send back, but its levels go the way of the server's.
         means = [torch.zeros_like(x) for x in tensors]
         if messages is not None:
-            means = mean_of_messages(messages, self.up, up_layouts)
+            means = shown(mean_of_messages(messages, self.up, up_layouts))
         downs = yield from agreed(self.down, means, [state.down for state in states], keys)
         layouts = [
             self.down.layout(TensorSpec.of(x), self.down.shared(down)) for x, down in zip(tensors, downs, strict=True)

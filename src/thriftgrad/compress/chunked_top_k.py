@@ -78,10 +78,12 @@ class ChunkedTopK(Compressor[None, Support]):
 
     def split(
         self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
-    ) -> tuple[Payload[Support], Tensor, None]:
+    ) -> tuple[Payload[Support], Tensor | None, None]:
         owed = kernels.owed(floating(x, self).to(memory.dtype), memory.reshape(-1), decay)
         payload, places = self._chosen(owed, TensorSpec.of(memory))
-        return payload, owed.index_copy_(0, places, payload.carrier - payload.carrier).view(memory.shape), None
+        finite = bool(payload.carrier.isfinite().all())  # what is not would be among the largest
+        rest = owed.index_copy_(0, places, payload.carrier - payload.carrier).view(memory.shape)
+        return payload, rest if finite else None, None
 
     def decompress(self, payload: Payload[Support]) -> Tensor:
         spec = payload.layout.spec

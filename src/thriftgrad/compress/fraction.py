@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, sqrt
 
 from thriftgrad.compress.buckets import check_integer
@@ -22,6 +23,7 @@ def check(name: str, fraction: float | None, k: int | None) -> None:
             raise ValueError(f"{name}: k must be at least 1, got {k}.")
 
 
+@lru_cache(maxsize=1 << 14)
 def kept(n: int, fraction: float | None, k: int | None) -> int:
     """ceil(fraction n), or min(k, n).
 

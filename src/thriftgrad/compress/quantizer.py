@@ -70,14 +70,13 @@ class LevelQuantizer(Compressor[State, Scales]):
 
     def split(
         self, x: Tensor, memory: Tensor, decay: float, state: State, key: Key
-    ) -> tuple[Payload[Scales], Tensor, State]:
+    ) -> tuple[Payload[Scales], Tensor | None, State]:
         if memory.dtype != torch.float32:
             return super().split(x, memory, decay, state, key)
         shared = self.shared(state)
         quantised = self._quantised(floats(x, self), shared, self._seed(key), memory.reshape(-1), decay)
-        assert quantised.rest is not None
         payload = self._payload(quantised, TensorSpec.of(memory), shared)
-        return payload, quantised.rest.view(memory.shape), self._next(state)
+        return payload, quantised.finite_rest(memory.shape), self._next(state)
 
     def _quantised(
         self, x: Tensor, shared: Any, seed: int, memory: Tensor | None = None, decay: float = 1.0

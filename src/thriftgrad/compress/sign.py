@@ -77,15 +77,14 @@ class Sign(Compressor[None, Magnitudes]):
 
     def split(
         self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
-    ) -> tuple[Payload[Magnitudes], Tensor, None]:
+    ) -> tuple[Payload[Magnitudes], Tensor | None, None]:
         if not self._fused or memory.dtype != torch.float32:
             return super().split(x, memory, decay, state, key)
         flat = floats(x, self)
         quantised = kernels.quantise_sign(flat, self._width(flat.numel()), memory.reshape(-1), decay)
-        assert quantised.rest is not None
         layout = self.layout(TensorSpec.of(memory))
         payload = Payload(None, Magnitudes(quantised.scale), layout, quantised.stream)
-        return payload, quantised.rest.view(memory.shape), None
+        return payload, quantised.finite_rest(memory.shape), None
 
     @property
     def _fused(self) -> bool:

@@ -74,11 +74,10 @@ class TopK(Compressor[None, Support]):
 
     def split(
         self, x: Tensor, memory: Tensor, decay: float, state: None, key: Key
-    ) -> tuple[Payload[Support], Tensor, None]:
+    ) -> tuple[Payload[Support], Tensor | None, None]:
         flat = floating(x, self).to(memory.dtype)
         chosen = kernels.choose_largest(flat, self._kept(x), memory.reshape(-1), decay)
-        assert chosen.rest is not None
-        return self._payload(chosen, TensorSpec.of(memory)), chosen.rest.view(memory.shape), None
+        return self._payload(chosen, TensorSpec.of(memory)), chosen.finite_rest(memory.shape), None
 
     def _kept(self, x: Tensor) -> int:
         return share.kept(x.numel(), self.fraction, self.k)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
+from thriftgrad.core.finite import all_finite
 from thriftgrad.core.key import Key
 from thriftgrad.core.payload import Layout, Payload, Side
 from thriftgrad.core.spec import TensorSpec
@@ -76,14 +77,16 @@ class Compressor(Expression, ABC, Generic[State, Side]):
 
     def split(
         self, x: Tensor, memory: Tensor, decay: float, state: State, key: Key
-    ) -> tuple[Payload[Side], Tensor, State]:
+    ) -> tuple[Payload[Side], Tensor | None, State]:
         """Compress x + decay * memory; the payload, what it leaves out (new, of memory's type), and the next state.
 
-        A kernel that does this at one go makes it faster, and changes no bit of it.
+        What it leaves out is None if something in it is not finite. A kernel that does this at one go makes it faster,
+        and changes no bit of it.
         """
         owed = x.to(memory.dtype) + decay * memory
         payload, after = self.compress(owed, state, key)
-        return payload, owed - self.decompress(payload), after
+        rest = owed - self.decompress(payload)
+        return payload, rest if all_finite([rest]) else None, after
 
     def add_to(self, total: Tensor, payload: Payload[Side]) -> None:
         """``total += decompress(payload)``, in place; total: of the tensor's shape, contiguous.

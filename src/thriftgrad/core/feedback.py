@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple, cast
 
@@ -79,17 +79,19 @@ class WithMemory(Compressor[Any, Any]):
 
     def compress(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
         payload, after = self.settled(floating(x, self).view(x.shape), state, key)
-        if not all_finite([after.memory]):  # nor was x, or C of it
+        if after is None:  # x was not finite, or C of it
             # NaN throughout, so that a sparse compressor cannot fail to show it.
             nan, after = torch.full_like(state.memory, torch.nan), state
             payload, _ = self.compressor.compress(nan, state.inner, key)
-        return replace(payload, layout=self.layout(TensorSpec.of(x), self.shared(state))), after
+        layout = self.layout(TensorSpec.of(x), self.shared(state))
+        return Payload(payload.held, payload.side, layout, payload.stream), after
 
     def settled(self, x: Tensor, state: Any, key: Key) -> tuple[Payload[Any], Any]:
-        """What C sends of x and of what is owed, and the state after that."""
+        """What C sends of x and of what is owed, and the state after that; None if its memory is not finite."""
         owed = self.owed(x.to(state.memory.dtype), state)
         payload, inner = self.compressor.compress(owed.memory, state.inner, key)
-        return payload, self.paid(owed, self.compressor.decompress(payload))._replace(inner=inner)
+        after = self.paid(owed, self.compressor.decompress(payload))._replace(inner=inner)
+        return payload, after if all_finite([after.memory]) else None
 
     def decompress(self, payload: Payload[Any]) -> Tensor:
         return self.compressor.decompress(self._inner(payload)).to(payload.layout.spec.dtype)
@@ -100,7 +102,7 @@ class WithMemory(Compressor[Any, Any]):
     def _inner(self, payload: Payload[Any]) -> Payload[Any]:
         """As C made it, of a tensor of the memory's type."""
         layout = self.compressor.layout(_widened(payload.layout.spec), payload.layout.shared)
-        return replace(payload, layout=layout)
+        return Payload(payload.held, payload.side, layout, payload.stream)
 
     def _owed(self, x: Tensor, state: Any) -> Any:
         return self.owed(floating(x, self).view(x.shape).to(state.memory.dtype), state)
@@ -162,9 +164,9 @@ class ErrorFeedback(WithMemory):
     def owed(self, x: Tensor, state: Memory) -> Memory:
         return state._replace(memory=x + self.decay * state.memory)
 
-    def settled(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory]:
+    def settled(self, x: Tensor, state: Memory, key: Key) -> tuple[Payload[Any], Memory | None]:
         payload, rest, inner = self.compressor.split(x, state.memory, self.decay, state.inner, key)
-        return payload, Memory(rest, inner)
+        return payload, None if rest is None else Memory(rest, inner)
 
 
 @dataclass(frozen=True, repr=False)

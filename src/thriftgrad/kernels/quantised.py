@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,6 +23,11 @@ class Quantised(NamedTuple):
     stream: Tensor  # uint8: the symbols, packed
     scale: Tensor  # float32[ceil(n / bucket)]; NaN where the bucket holds a NaN or an infinity
     rest: Tensor | None  # float32[n]: owed - dequantised, where owed = x + decay * memory; None without a memory
+
+    def finite_rest(self, shape: Sequence[int]) -> Tensor | None:
+        """The rest in this shape; None if something in it is not finite, which its scale tells without a reading."""
+        assert self.rest is not None
+        return self.rest.view(shape) if self.scale.isfinite().all() else None
 
 
 def lane_sums(rows: Tensor, squared: bool = False) -> Tensor:

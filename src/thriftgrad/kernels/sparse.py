@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,11 @@ class Chosen(NamedTuple):
     indices: Tensor  # int64[k], ascending
     values: Tensor  # [k]
     rest: Tensor | None  # [n]: owed - what is sent, where owed = x + decay * memory; None without a memory
+
+    def finite_rest(self, shape: Sequence[int]) -> Tensor | None:
+        """The rest in this shape; None if something in it is not finite, which would be among the largest."""
+        assert self.rest is not None
+        return self.rest.view(shape) if self.values.isfinite().all() else None
 
 
 def magnitudes(flat: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 SMALLEST_NBYTES = 1 << 16
 """Below this the allocator keeps its pages anyway."""
 
-KEPT = 4
-"""Free buffers of one size that are kept; more than a step uses at once would lie idle."""
+MOST_NBYTES = 1 << 31
+"""Of free buffers that are kept."""
 
 ALIGNMENT = 64
 
@@ -37,6 +37,5 @@ def empty(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def _put_back(buffer: np.ndarray) -> None:
     with _lock:
-        same = _free[buffer.nbytes - ALIGNMENT]
-        if len(same) < KEPT:
-            same.append(buffer)
+        if sum(size * len(same) for size, same in _free.items()) + buffer.nbytes <= MOST_NBYTES:
+            _free[buffer.nbytes - ALIGNMENT].append(buffer)
