@@ -29,7 +29,7 @@ $(TRITON)/.installed: constraints.txt | $(VENV)/.dev
 	touch $@
 
 test-gpu-interpreted: $(TRITON)/.installed  ## the GPU kernels against their definition, on the CPU; installs triton, 1 GB
-	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu --timeout 600
 
 check: $(VENV)/.dev  ## lint, format, types, then the suite
 	$(BIN)/ruff check .

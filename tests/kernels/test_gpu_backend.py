@@ -49,8 +49,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
 PROBLEMS = [
     ({}, "triton is not installed; run `pip install 'thriftgrad[gpu]'`"),
     (
-        {"triton": SimpleNamespace(__version__="3.6.0")},
-        "triton 3.6.0 is too old; run `pip install 'thriftgrad[gpu]'` for 3.7 or later (torch 2.13)",
+        {"triton": SimpleNamespace(__version__="3.5.1")},
+        "triton 3.5.1 is too old; run `pip install 'thriftgrad[gpu]'` for 3.6 or later (torch 2.10)",
     ),
     (
         {"triton": ImportError("libtriton.so: no such file", name="triton._C")},

@@ -17,7 +17,7 @@ from torch import Tensor
 log = logging.getLogger("thriftgrad")
 
 OLDEST_NUMBA = (0, 62)
-OLDEST_TRITON = (3, 7)
+OLDEST_TRITON = (3, 6)
 SLOW = "quantising, packing and choosing coordinates run uncompiled, some 20 times slower"
 
 Backend = Literal["reference", "cpu", "gpu"]
@@ -84,7 +84,7 @@ def triton_problem() -> str | None:
         why = "is not installed" if error.name == "triton" else f"cannot be imported ({error})"
         return f"triton {why}; run `pip install 'thriftgrad[gpu]'`"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON:
-        return f"triton {version} is too old; run `pip install 'thriftgrad[gpu]'` for 3.7 or later (torch 2.13)"
+        return f"triton {version} is too old; run `pip install 'thriftgrad[gpu]'` for 3.6 or later (torch 2.10)"
     return None
 
 

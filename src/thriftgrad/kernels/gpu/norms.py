@@ -50,15 +50,25 @@ def _added(lanes, value, WHAT: tl.constexpr):
 
 
 @triton.jit
-def sums(x, memory, decay, start, length, height, WHAT: tl.constexpr, ROWS: tl.constexpr, HAS_MEMORY: tl.constexpr):
+def sums(
+    x,
+    memory,
+    decay,
+    start,
+    length,
+    HEIGHT: tl.constexpr,
+    WHAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_MEMORY: tl.constexpr,
+):
     """Of ``length`` elements from ``start`` on, at most 8192, in lines of 64: float64[ROWS], or the peak's bits, int32.
 
-    start, length: [ROWS, 1]; height: the lines of the longest.
+    start, length: [ROWS, 1]; HEIGHT: as many lines as the longest has, or more.
     """
     lane = tl.arange(0, LANES)[None, :]
     whole = length // LANES
     lanes = tl.zeros((ROWS, LANES), tl.int32 if WHAT == PEAK else tl.float64)
-    for i in tl.range(0, height, loop_unroll_factor=8):
+    for i in tl.range(0, HEIGHT, loop_unroll_factor=8):
         value = owed(x, memory, decay, start + i * LANES + lane, tl.broadcast_to(i < whole, (ROWS, LANES)), HAS_MEMORY)
         lanes = _added(lanes, value, WHAT)
     left = whole * LANES + lane  # a line that is not full is the last one
@@ -95,7 +105,7 @@ def scale_of(total, count, WHAT: tl.constexpr):
     return scale
 
 
-@triton.jit(do_not_specialize=["n", "bucket", "blocks", "cells", "height"])
+@triton.jit(do_not_specialize=["n", "bucket", "blocks", "cells"])
 def _norms(
     x,
     memory,
@@ -104,8 +114,8 @@ def _norms(
     bucket: tl.int64,
     blocks: tl.int64,
     cells: tl.int64,
-    height: tl.int32,
     decay: tl.float32,
+    HEIGHT: tl.constexpr,
     WHAT: tl.constexpr,
     ROWS: tl.constexpr,
     HAS_MEMORY: tl.constexpr,
@@ -116,7 +126,7 @@ def _norms(
     start = cell // blocks * bucket + cell % blocks * BLOCK
     stop = tl.minimum(tl.minimum(cell // blocks * bucket + bucket, n), start + BLOCK)
     length = tl.where(cell < cells, tl.maximum(stop - start, 0), 0)
-    total = sums(x, memory, decay, start[:, None], length[:, None], height, WHAT, ROWS, HAS_MEMORY)
+    total = sums(x, memory, decay, start[:, None], length[:, None], HEIGHT, WHAT, ROWS, HAS_MEMORY)
     if FINISH:
         total = scale_of(total, length, WHAT)
     tl.store(out + cell, total, mask=cell < cells)
@@ -166,7 +176,8 @@ def _cells(x: Tensor, bucket: int, what: int, finish: bool, memory: Tensor | Non
         triton.cdiv(buckets * blocks, CELLS),
         x,
         *(x, x if memory is None else memory, out),
-        *(n, bucket, blocks, buckets * blocks, triton.cdiv(min(bucket, BLOCK.value), LANES.value), decay),
+        *(n, bucket, blocks, buckets * blocks, decay),
+        HEIGHT=triton.next_power_of_2(triton.cdiv(min(bucket, BLOCK.value), LANES.value)),
         WHAT=what,
         ROWS=CELLS,
         HAS_MEMORY=memory is not None,

@@ -52,8 +52,8 @@ def quantise(
         BUCKETS: tl.constexpr = TILE // BUCKET
         row = tl.arange(0, BUCKETS)
         length = tl.minimum(tl.maximum(left - row * BUCKET, 0), BUCKET)
-        begin, height = (row * BUCKET)[:, None], BUCKET // 64
-        total = sums(x + start, memory + start, decay, begin, length[:, None], height, WHAT, BUCKETS, HOW[4])
+        begin = (row * BUCKET)[:, None]
+        total = sums(x + start, memory + start, decay, begin, length[:, None], BUCKET // 64, WHAT, BUCKETS, HOW[4])
         found = scale_of(total, length, WHAT)
         tl.store(scales + start // BUCKET + row, found, mask=length > 0)
         scale = tl.reshape(tl.broadcast_to(found[:, None], (BUCKETS, GROUPS // BUCKETS)), (GROUPS, 1))

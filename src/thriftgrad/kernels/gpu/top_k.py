@@ -101,11 +101,13 @@ def _histogram(x, ranks, state, bins, SHIFT: tl.constexpr, WIDTH: tl.constexpr, 
     BINS: tl.constexpr = 1 << WIDTH
     length, known = tl.load(state + LENGTH), tl.load(state + RANK).to(tl.int32)
     total = tl.zeros((BINS,), tl.int32)
-    for first in range(tl.program_id(0).to(tl.int64) * BLOCK, length, tl.num_programs(0).to(tl.int64) * BLOCK):
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    while first < length:
         at = first + tl.arange(0, BLOCK)
         rank = _searched(x, ranks, state, at, at < length)
         there = (at < length) & ((rank >> (SHIFT + WIDTH)) == (known >> (SHIFT + WIDTH)))
         total += tl.histogram((rank >> SHIFT) & (BINS - 1), BINS, mask=there)
+        first += tl.num_programs(0).to(tl.int64) * BLOCK
     tl.atomic_add(bins + tl.arange(0, BINS), total, mask=total > 0)
 
 
