@@ -147,6 +147,6 @@ def _kinds(table: bytes) -> tuple[int, int]:
     wide = symmetric and np.diff(levels).min() >= NARROWEST
     if wide and (np.frexp(above)[0] == 0.5).all() and (np.diff(above) == above[:-1]).all():
         return POWERS, POWERS
-    counted = COUNTING if wide and len(levels) <= 17 else SEARCHING
+    counted = COUNTING if wide else SEARCHING
     evenly = 3 <= len(levels) <= 255 and np.array_equal(levels, quantised.uniform_levels(base).numpy())
     return counted, UNIFORM if evenly else counted

@@ -14,6 +14,9 @@ B = np.uint8
 POWERS = U(81 | 27 << 8 | 9 << 16 | 3 << 24 | 1 << 32)
 """Of five symbols in a word, times this word, the fifth byte is their number in base 3, and no byte below overflows."""
 
+BATCH = 64
+"""Words that are computed at once."""
+
 FIVE = U((1 << 40) - 1)
 
 
@@ -110,20 +113,24 @@ def _lowest(width: Any, k: Any) -> Any:
 
 @njit(**COMPILED)
 def _pack_eights(symbols: Any, at: Any, n: Any, width: Any, stream: Any, to: Any) -> None:
-    """Eight symbols in ``width`` bytes: neighbours move together, then pairs, then fours.
+    """Eight symbols in ``width`` bytes: neighbours move together, then pairs, then fours, in many words at once.
 
     A word is written whole; what of it is not meant is overwritten by the next. The last ones go byte by byte.
     """
     one, two, four = _lowest(width, U(16)), _lowest(width * U(2), U(32)), _lowest(width * U(4), U(64))
     gap = U(8) - width
+    words = np.empty(BATCH, np.uint64)
     groups = n // U(8)
     whole = groups - min(groups, U(2))
-    for i in range(whole):
-        word = load_word(symbols, at + U(8) * i)
-        word = word & one | word >> gap & one << width
-        word = word & two | word >> U(2) * gap & two << U(2) * width
-        word = word & four | word >> U(4) * gap & four << U(4) * width
-        store_word(stream, to + width * i, word)
+    for first in range(U(0), whole, U(BATCH)):
+        count = min(U(BATCH), whole - first)
+        for i in range(count):
+            word = load_word(symbols, at + U(8) * (first + i))
+            word = word & one | word >> gap & one << width
+            word = word & two | word >> U(2) * gap & two << U(2) * width
+            words[i] = word & four | word >> U(4) * gap & four << U(4) * width
+        for i in range(count):
+            store_word(stream, to + width * (first + i), words[i])
     for i in range(whole, (n + U(7)) // U(8)):
         word = U(0)
         count = min(U(8), n - U(8) * i)
@@ -137,14 +144,19 @@ def _pack_eights(symbols: Any, at: Any, n: Any, width: Any, stream: Any, to: Any
 def _unpack_eights(stream: Any, at: Any, n: Any, width: Any, symbols: Any, to: Any) -> None:
     one, two, four = _lowest(width, U(16)), _lowest(width * U(2), U(32)), _lowest(width * U(4), U(64))
     gap, mask = U(8) - width, B((U(1) << width) - U(1))
+    words = np.empty(BATCH, np.uint64)
     groups = n // U(8)
     whole = groups - min(groups, U(2))
-    for i in range(whole):
-        word = load_word(stream, at + width * i)
-        word = word & four | (word & four << U(4) * width) << U(4) * gap
-        word = word & two | (word & two << U(2) * width) << U(2) * gap
-        word = word & one | (word & one << width) << gap
-        store_word(symbols, to + U(8) * i, word)
+    for first in range(U(0), whole, U(BATCH)):
+        count = min(U(BATCH), whole - first)
+        for i in range(count):
+            words[i] = load_word(stream, at + width * (first + i))
+        for i in range(count):
+            word = words[i]
+            word = word & four | (word & four << U(4) * width) << U(4) * gap
+            word = word & two | (word & two << U(2) * width) << U(2) * gap
+            word = word & one | (word & one << width) << gap
+            store_word(symbols, to + U(8) * (first + i), word)
     for i in range(whole, (n + U(7)) // U(8)):
         word = U(0)
         count = min(U(8), n - U(8) * i)

@@ -73,8 +73,8 @@ def round_powers(
     x: Any, at: Any, chunks: Any, scale: Any, words: Any, w: Any, levels: Any, alphabet: Any, symbols: Any, to: Any
 ) -> None:
     """To the powers of two from 1 down, of both signs, with zero (an odd number of levels) or without."""
-    last = I(alphabet - 1)
-    base = I(last // I(2))
+    last = I(alphabet - U(1))
+    base = I(last >> I(1))
     lowest, smallest = levels[base], levels[base + 1]
     gap = F(smallest - lowest)
     first = I(I(F(smallest).view(np.int32) >> I(23)) - I(1))
@@ -91,19 +91,21 @@ def round_powers(
 @njit(**INLINED)
 def interval(levels: Any, alphabet: Any, j: Any) -> Any:
     """Where the j-th gap begins and how wide it is; beyond the last, a gap that nothing reaches."""
-    if j + 1 < alphabet:
-        return levels[j], F(levels[j + 1] - levels[j])
+    if j + U(1) < alphabet:
+        return levels[j], F(levels[j + U(1)] - levels[j])
     return F(np.inf), F(0)
 
 
 @njit(**INLINED)
 def beyond(a: Any, r: Any, low: Any, gap: Any) -> Any:
-    """1 iff a lies above the stochastic threshold of an interval."""
-    return I(1) if F(a - low) > F(r * gap) else I(0)
+    """1 iff a lies above the stochastic threshold of an interval: the sign of a difference, since a comparison would go
+    through a mask and back."""
+    return I(F(F(r * gap) - F(a - low)).view(np.uint32) >> np.uint32(31))
 
 
 @njit(**INLINED)
 def four_beyond(a: Any, r: Any, l0: Any, g0: Any, l1: Any, g1: Any, l2: Any, g2: Any, l3: Any, g3: Any) -> Any:
+    """Of four intervals."""
     return I(I(beyond(a, r, l0, g0) + beyond(a, r, l1, g1)) + I(beyond(a, r, l2, g2) + beyond(a, r, l3, g3)))
 
 
@@ -111,33 +113,72 @@ def four_beyond(a: Any, r: Any, l0: Any, g0: Any, l1: Any, g1: Any, l2: Any, g2:
 def round_counting(
     x: Any, at: Any, chunks: Any, scale: Any, words: Any, w: Any, levels: Any, alphabet: Any, symbols: Any, to: Any
 ) -> None:
-    """To a symmetric table of up to 17 levels: a symbol is how many stochastic thresholds its element exceeds.
+    """To a symmetric table: a symbol is how many stochastic thresholds its element exceeds.
 
-    Those of intervals below are exceeded whatever the random number is, those of intervals above are not. It needs no
-    search, whose branches or gathers do not vectorise, and gaps of 2**-100 or more.
+    Those of intervals below are exceeded whatever the random number is, those of intervals above are not, if gaps are
+    2**-100 or more. Eight thresholds at a time: a search, by branches or by gathers, is slower for up to 256 levels.
     """
-    last = I(alphabet - 1)
-    base = I(last // I(2))
-    l0, g0 = interval(levels, alphabet, base)
-    l1, g1 = interval(levels, alphabet, base + 1)
-    l2, g2 = interval(levels, alphabet, base + 2)
-    l3, g3 = interval(levels, alphabet, base + 3)
-    if alphabet <= 9:
-        for chunk in range(chunks):
-            for p in range(U(64)):
-                i = chunk * U(128) + p
-                word = words[w + chunk * U(64) + p]
-                u, v = x[at + i] / scale, x[at + i + U(64)] / scale
-                r, q = threshold(word & LOW), threshold(word >> HALF)
-                n = four_beyond(abs(u), r, l0, g0, l1, g1, l2, g2, l3, g3)
-                m = four_beyond(abs(v), q, l0, g0, l1, g1, l2, g2, l3, g3)
-                symbols[to + i] = mirrored(u, base, n, last)
-                symbols[to + i + U(64)] = mirrored(v, base, m, last)
+    last = I(alphabet - U(1))
+    base = I(last >> I(1))
+    intervals = U(last - base)
+    if intervals <= U(4):
+        _count_four(x, at, chunks, scale, words, w, levels, alphabet, symbols, to)
         return
-    l4, g4 = interval(levels, alphabet, base + 4)
-    l5, g5 = interval(levels, alphabet, base + 5)
-    l6, g6 = interval(levels, alphabet, base + 6)
-    l7, g7 = interval(levels, alphabet, base + 7)
+    for p in range(chunks * U(128)):
+        symbols[to + p] = np.uint8(0)
+    for j in range(U(0), intervals, U(8)):
+        final = j + U(8) >= intervals
+        _count_eight(x, at, chunks, scale, words, w, levels, alphabet, U(base) + j, final, symbols, to)
+
+
+@njit(**COMPILED)
+def _count_four(
+    x: Any, at: Any, chunks: Any, scale: Any, words: Any, w: Any, levels: Any, alphabet: Any, symbols: Any, to: Any
+) -> None:
+    last = I(alphabet - U(1))
+    base = I(last >> I(1))
+    l0, g0 = interval(levels, alphabet, U(base))
+    l1, g1 = interval(levels, alphabet, U(base) + U(1))
+    l2, g2 = interval(levels, alphabet, U(base) + U(2))
+    l3, g3 = interval(levels, alphabet, U(base) + U(3))
+    for chunk in range(chunks):
+        for p in range(U(64)):
+            i = chunk * U(128) + p
+            word = words[w + chunk * U(64) + p]
+            u, v = x[at + i] / scale, x[at + i + U(64)] / scale
+            r, q = threshold(word & LOW), threshold(word >> HALF)
+            n = four_beyond(abs(u), r, l0, g0, l1, g1, l2, g2, l3, g3)
+            m = four_beyond(abs(v), q, l0, g0, l1, g1, l2, g2, l3, g3)
+            symbols[to + i] = mirrored(u, base, n, last)
+            symbols[to + i + U(64)] = mirrored(v, base, m, last)
+
+
+@njit(**COMPILED)
+def _count_eight(
+    x: Any,
+    at: Any,
+    chunks: Any,
+    scale: Any,
+    words: Any,
+    w: Any,
+    levels: Any,
+    alphabet: Any,
+    j: Any,
+    final: Any,
+    symbols: Any,
+    to: Any,
+) -> None:
+    """Adds to what was counted before the intervals from the j-th on; in the end, that becomes a symbol."""
+    last = I(alphabet - U(1))
+    base = I(last >> I(1))
+    l0, g0 = interval(levels, alphabet, j)
+    l1, g1 = interval(levels, alphabet, j + U(1))
+    l2, g2 = interval(levels, alphabet, j + U(2))
+    l3, g3 = interval(levels, alphabet, j + U(3))
+    l4, g4 = interval(levels, alphabet, j + U(4))
+    l5, g5 = interval(levels, alphabet, j + U(5))
+    l6, g6 = interval(levels, alphabet, j + U(6))
+    l7, g7 = interval(levels, alphabet, j + U(7))
     for chunk in range(chunks):
         for p in range(U(64)):
             i = chunk * U(128) + p
@@ -148,39 +189,33 @@ def round_counting(
             m = four_beyond(abs(v), q, l0, g0, l1, g1, l2, g2, l3, g3)
             n = I(n + four_beyond(abs(u), r, l4, g4, l5, g5, l6, g6, l7, g7))
             m = I(m + four_beyond(abs(v), q, l4, g4, l5, g5, l6, g6, l7, g7))
-            symbols[to + i] = mirrored(u, base, n, last)
-            symbols[to + i + U(64)] = mirrored(v, base, m, last)
+            n, m = I(n + I(symbols[to + i])), I(m + I(symbols[to + i + U(64)]))
+            symbols[to + i] = mirrored(u, base, n, last) if final else np.uint8(n)
+            symbols[to + i + U(64)] = mirrored(v, base, m, last) if final else np.uint8(m)
 
 
 @njit(**COMPILED)
 def round_searching(
     x: Any, at: Any, chunks: Any, scale: Any, words: Any, w: Any, levels: Any, alphabet: Any, symbols: Any, to: Any
 ) -> None:
-    """To any table: binary search in all elements of a chunk at once, by gathers; then as ``round_to_levels`` does."""
-    inner = I(alphabet - 2)
-    reach = I(1)
-    while reach <= inner:
-        reach = I(reach * I(2))
-    below = np.empty(128, np.int32)
-    for chunk in range(chunks):
-        base = at + chunk * U(128)
-        for p in range(U(128)):
-            below[p] = I(0)
-        step = reach
-        while step > I(1):
-            step = I(step // I(2))
-            for p in range(U(128)):
-                probe = I(below[p] + step)
-                level = levels[U(min(probe, inner))]
-                below[p] = probe if (probe <= inner) & (x[base + p] / scale >= level) else below[p]
-        for p in range(U(128)):
-            word = words[w + chunk * U(64) + (p & U(63))]
-            r = threshold((word >> np.uint32(p >> U(6) << U(4))) & LOW)
-            u = x[base + p] / scale
-            low, high = levels[U(below[p])], levels[U(below[p]) + U(1)]
-            way = F(high - u) if u < F(0) else F(u - low)
-            outward = way > F(r * F(high - low))
-            symbols[to + chunk * U(128) + p] = np.uint8(I(below[p] + (I(1) if outward != (u < F(0)) else I(0))))
+    """To any table, element by element, as ``round_to_levels`` does."""
+    inner = alphabet - U(2)
+    for k in range(chunks * U(128)):
+        p = k & U(63)
+        word = words[w + k // U(128) * U(64) + p]
+        r = threshold(word & LOW if k & U(64) == U(0) else word >> HALF)
+        u = x[at + k] / scale
+        below, beyond_it = U(0), inner + U(1)
+        while below + U(1) < beyond_it:
+            middle = (below + beyond_it) >> U(1)
+            if u >= levels[middle]:
+                below = middle
+            else:
+                beyond_it = middle
+        low, high = levels[below], levels[below + U(1)]
+        way = F(high - u) if u < F(0) else F(u - low)
+        outward = way > F(r * F(high - low))
+        symbols[to + k] = np.uint8(below + U(outward != (u < F(0))))
 
 
 @njit(**COMPILED)
