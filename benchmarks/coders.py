@@ -27,6 +27,8 @@ SOURCES: dict[str, Compressor] = {
     "3 bits, Linf": QSGD(bits=3, bucket=512, norm="linf"),
     "4 bits, L2": QSGD(bits=4, bucket=512),
     "4 bits, Linf": QSGD(bits=4, bucket=512, norm="linf"),
+    "4 bits, Linf, bucket 1024": QSGD(bits=4, bucket=1024, norm="linf"),
+    "31 levels, L2, bucket 1024": QSGD(levels=15, bucket=1024),
 }
 CODERS: tuple[tuple[Coder, bool], ...] = (
     *((Elias(code), False) for code in ("gamma", "delta", "omega")),
