@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from thriftgrad.kernels import reference
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import HALF, LOW, threshold

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.kernels import quantised
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 from thriftgrad.kernels.cpu.quantise import dequantise, quantise
 from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts

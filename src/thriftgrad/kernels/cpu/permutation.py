@@ -11,7 +11,7 @@ from numba import njit
 from torch import Tensor
 
 from thriftgrad.kernels import reference
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.philox import MASK as _MASK

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thriftgrad.kernels import sparse
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 from thriftgrad.kernels.cpu.instructions import ones, trailing_zeros
 from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, settle
 from thriftgrad.kernels.cpu.settings import CACHED, U

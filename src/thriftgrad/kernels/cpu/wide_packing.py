@@ -9,7 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from thriftgrad.kernels.cpu import recycled
+from thriftgrad.kernels import recycled
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices
 
