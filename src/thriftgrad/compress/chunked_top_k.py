@@ -11,7 +11,7 @@ from torch import Tensor
 from thriftgrad import kernels
 from thriftgrad.compress import fraction as share
 from thriftgrad.compress.buckets import check_integer
-from thriftgrad.compress.top_k import Support
+from thriftgrad.compress.top_k import Support, ascending
 from thriftgrad.core import Compressor, Key, Layout, Payload, PayloadError, TensorSpec, floating
 
 
@@ -112,7 +112,7 @@ class ChunkedTopK(Compressor[None, Support]):
             raise PayloadError(
                 f"payload: index {int(columns[-cut.rest_kept :].max())} of a last chunk of {cut.rest} elements."
             )
-        return columns + self._starts(cut, columns.device)
+        return ascending(columns + self._starts(cut, columns.device))
 
     def _chunks(self, spec: TensorSpec) -> _Chunks:
         n = spec.numel

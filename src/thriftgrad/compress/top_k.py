@@ -94,7 +94,7 @@ class TopK(Compressor[None, Support]):
 
     def _indices(self, payload: Payload[Support]) -> Tensor:
         if self.index_coder is None:
-            return payload.side.indices
+            return ascending(payload.side.indices)
         n, k = payload.layout.spec.numel, payload.carrier.numel()
         spec = TensorSpec((k,), torch.int64, payload.carrier.device, alphabet=max(n, 1))
         layout = self.index_coder.layout(spec)  # without loss there is no side information
@@ -119,3 +119,10 @@ class TopK(Compressor[None, Support]):
 
     def contraction(self, n: int) -> float | None:
         return share.kept(n, self.fraction, self.k) / n if n else 1.0
+
+
+def ascending(indices: Tensor) -> Tensor:
+    """The same indices; ``PayloadError`` unless each is above the one before, so that none is there twice."""
+    if (indices.diff() <= 0).any():
+        raise PayloadError("payload: indices that do not ascend; it was altered on the way.")
+    return indices
