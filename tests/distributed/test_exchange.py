@@ -17,7 +17,7 @@ from torch import Tensor
 from distributed.processes import crowd
 from distributed.ranks import on_ranks
 from samples import same_bits
-from thriftgrad.comm import Comm, Lane, Traffic, all_gather, all_to_all, broadcast, gather, run
+from thriftgrad.comm import Comm, Lane, Traffic, all_gather, all_reduce, all_to_all, broadcast, gather, run
 from thriftgrad.comm.exchange import LARGE_NBYTES, PIECE_NBYTES, RING_PIECE_NBYTES
 from thriftgrad.comm.requests import Request
 from thriftgrad.core import TensorSpec
@@ -114,14 +114,40 @@ def of_every_type(world: int, rank: int, group: Any) -> bool:
     return True
 
 
+def of_every_type_that_adds(world: int, rank: int, group: Any) -> bool:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.float64):
+        numbers = [(torch.arange(12.0) / 8 + i).to(dtype) for i in range(world)]
+        total = numbers[0].clone()
+        for each in numbers[1:]:
+            total += each
+        x = numbers[rank].clone()
+        assert same(run(all_reduce(x), group), total)
+        assert same(x, numbers[rank])
+        assert same(run(all_reduce(x.view(3, 4).t()), group), total.view(3, 4).t())
+        assert same(run(all_reduce(x[0]), group), total[0])
+        assert same(run(all_reduce(x, donated=True), group), total)
+    return True
+
+
 def types_and_groups() -> list[bool]:
     """Among all, and among two of three in another order, whose ranks in the group are not their own."""
     rank = dist.get_rank()
     pair = dist.new_group([2, 0], sort_ranks=False)
-    done = [of_every_type(3, rank, None)]
+    done = [of_every_type(3, rank, None) and of_every_type_that_adds(3, rank, None)]
     if rank != 1:
-        done.append(of_every_type(2, [2, 0].index(rank), pair))
+        place = [2, 0].index(rank)
+        done.append(of_every_type(2, place, pair) and of_every_type_that_adds(2, place, pair))
     return done
+
+
+def where_a_sum_lies() -> tuple[bool, bool]:
+    """Whether it takes the place of what was added: of three ranks, where gloo adds in place."""
+    x = torch.ones(3)
+    return run(all_reduce(x)).data_ptr() == x.data_ptr(), run(all_reduce(x, donated=True)).data_ptr() == x.data_ptr()
+
+
+def test_a_donated_tensor_is_not_copied() -> None:
+    assert on_ranks(3, where_a_sum_lies) == [(False, True)] * 3
 
 
 def test_types_that_gloos_collectives_refuse_and_groups_that_are_subgroups() -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from distributed.ranks import on_ranks
 from thriftgrad.comm import Comm, Lane, Round, all_gather, all_reduce
+from thriftgrad.comm.exchange import LARGE_NBYTES
 
 pytestmark = pytest.mark.xdist_group("distributed")
 
@@ -20,27 +21,28 @@ TURNS = [(0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (2, 1), (4, 0), (4, 1), (4, 2),
 """Worker and request in the order in which they are issued: a new worker's first, then the older ones' next."""
 
 
-def talking(number: int, rank: int) -> Comm[float]:
+def talking(number: int, rank: int, nbytes: int) -> Comm[float]:
     """As many rounds as ``ROUNDS`` says, of either kind, after computing for a time that differs between ranks."""
     total = 0.0
     for i in range(ROUNDS[number]):
         time.sleep(0.02 * ((7 * number + 3 * i + rank) % 4))
+        x = torch.full((nbytes // 4,), 10.0 * number + i)
         if (number + i) % 2:
-            total += float((yield from all_reduce(torch.tensor(10.0 * number + i))))
+            total += float((yield from all_reduce(x))[-1])
         else:
-            parts = yield from all_gather(torch.tensor(10.0 * number + i))
-            total += float(sum(parts))
+            parts = yield from all_gather(x)
+            total += float(sum(part[-1] for part in parts))
     return total
 
 
-def in_what_order(threaded: bool) -> tuple[list[float], list[tuple[int, int]]]:
+def in_what_order(threaded: bool, nbytes: int) -> tuple[list[float], list[tuple[int, int]]]:
     """What the workers return, and their requests in the order in which they were issued."""
     thread = ThreadPoolExecutor(1)
     finished: list[Round] = []
     lane = Lane(observe=finished.append, thread=thread if threaded else None)
     futures = []
     for number in range(len(ROUNDS)):
-        futures.append(thread.submit(lane.submit, talking(number, dist.get_rank())))
+        futures.append(thread.submit(lane.submit, talking(number, dist.get_rank(), nbytes)))
         time.sleep(0.05 * dist.get_rank())
     thread.submit(lane.flush).result()
     lane.close()
@@ -52,11 +54,22 @@ def in_what_order(threaded: bool) -> tuple[list[float], list[tuple[int, int]]]:
     )
 
 
+def sums(world: int) -> list[float]:
+    return [sum(world * (10.0 * number + i) for i in range(n)) for number, n in enumerate(ROUNDS)]
+
+
 @pytest.mark.parametrize("threaded", [False, True])
-def test_requests_are_issued_in_an_order_that_submission_alone_decides(threaded: bool) -> None:
-    for values, order in on_ranks(2, in_what_order, threaded):
-        assert values == [sum(2 * (10.0 * number + i) for i in range(n)) for number, n in enumerate(ROUNDS)]
+def test_collectives_are_issued_in_an_order_that_submission_alone_decides(threaded: bool) -> None:
+    for values, order in on_ranks(3, in_what_order, threaded, 2 * LARGE_NBYTES):
+        assert values == sums(3)
         assert order == TURNS
+
+
+@pytest.mark.parametrize(("world", "nbytes"), [(2, 4), (2, 2 * LARGE_NBYTES), (3, 4)])
+def test_messages_find_their_request_in_whatever_order_they_are_issued(world: int, nbytes: int) -> None:
+    for values, order in on_ranks(world, in_what_order, True, nbytes):
+        assert values == sums(world)
+        assert sorted(order) == sorted(TURNS)
 
 
 def meanwhile() -> list[Any]:

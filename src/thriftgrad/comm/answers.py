@@ -21,6 +21,7 @@ from thriftgrad.comm.requests import (
     ReplicatedRequest,
     Request,
 )
+from thriftgrad.core import TensorSpec
 
 Begun = tuple[Wait, Callable[[], Any]]
 """What waits for the answer, and the answer then."""
@@ -36,16 +37,30 @@ def answered_here(request: Request, peers: Peers) -> Any:
     raise _unknown(request)
 
 
-def start(request: Request, peers: Peers, tag: int, driven: bool) -> Begun:
-    """Issue one request; ``tag`` and ``driven`` as for ``exchange.swap``.
+def ordered(request: Request, peers: Peers) -> bool:
+    """Whether the ranks pair this request with each other's by the order in which they issue it, and not by its tag.
 
-    Raises ``TypeError`` for a request that is none of comm's.
+    The same on every rank. Raises ``TypeError`` for a request that is none of comm's.
     """
     match request:
+        case AllReduceRequest(x) | AllGatherRequest(x) | GatherRequest(x):
+            largest: Tensor | TensorSpec = x
+        case AllToAllRequest(xs):
+            largest = max(xs, key=lambda x: x.nbytes)
+        case BroadcastRequest(_, spec):
+            largest = spec
+        case _:
+            raise _unknown(request)
+    if not peers.in_pairs(largest.device) or (peers.world > 2 and isinstance(request, AllReduceRequest)):
+        return True
+    return peers.world > 2 and largest.nbytes > LARGE_NBYTES
+
+
+def start(request: Request, peers: Peers, tag: int, driven: bool) -> Begun:
+    """Issue one request; ``tag`` and ``driven`` as for ``exchange.swap``."""
+    match request:
         case AllReduceRequest(x, donated):
-            # Memory is summed, so all ranks need one layout.
-            total = x.contiguous() if donated else x.clone(memory_format=torch.contiguous_format)
-            return all_of([begun(dist.all_reduce(total, group=peers.group, async_op=True))]), lambda: total
+            return _all_reduce(x, donated, peers, tag, driven)
         case AllGatherRequest(x):
             return _all_gather(x, peers, tag, driven)
         case AllToAllRequest(xs):
@@ -58,8 +73,19 @@ def start(request: Request, peers: Peers, tag: int, driven: bool) -> Begun:
     raise _unknown(request)
 
 
+def _all_reduce(x: Tensor, donated: bool, peers: Peers, tag: int, driven: bool) -> Begun:
+    if peers.in_pairs(x.device) and peers.world == 2:  # the bytes of a ring, in one hop
+        mine, total = x.contiguous(), _like(x)
+        (other,) = peers.others
+        wait = swap({other: as_bytes(mine)}, {other: as_bytes(total)}, peers, tag, driven)
+        return wait, lambda: total.add_(mine)
+    # Memory is summed, so all ranks need one layout.
+    total = x.contiguous() if donated else x.clone(memory_format=torch.contiguous_format)
+    return all_of([begun(dist.all_reduce(total, group=peers.group, async_op=True))]), lambda: total
+
+
 def _all_gather(x: Tensor, peers: Peers, tag: int, driven: bool) -> Begun:
-    mine, in_pairs = x.contiguous(), peers.in_pairs(x)
+    mine, in_pairs = x.contiguous(), peers.in_pairs(x.device)
     parts = [mine if in_pairs and i == peers.rank else _like(x) for i in range(peers.world)]
     received = [as_bytes(part) for part in parts]
     if not in_pairs:
@@ -74,7 +100,7 @@ def _all_gather(x: Tensor, peers: Peers, tag: int, driven: bool) -> Begun:
 
 def _all_to_all(xs: tuple[Tensor, ...], peers: Peers, tag: int, driven: bool) -> Begun:
     mine = xs[peers.rank]
-    if peers.in_pairs(mine):
+    if peers.in_pairs(mine.device):
         parts = [mine if i == peers.rank else _like(mine) for i in range(peers.world)]
         sends = {i: as_bytes(xs[i].contiguous()) for i in peers.others}
         return swap(sends, {i: as_bytes(parts[i]) for i in peers.others}, peers, tag, driven), lambda: parts
@@ -92,7 +118,7 @@ def _all_to_all(xs: tuple[Tensor, ...], peers: Peers, tag: int, driven: bool) ->
 
 def _gather(x: Tensor, root: int, peers: Peers, tag: int, driven: bool) -> Begun:
     mine, at_root = x.contiguous(), peers.rank == root
-    if peers.in_pairs(x):
+    if peers.in_pairs(x.device):
         if not at_root:
             return swap({root: as_bytes(mine)}, {}, peers, tag, driven), lambda: None
         parts = [mine if i == root else _like(x) for i in range(peers.world)]
@@ -105,7 +131,7 @@ def _gather(x: Tensor, root: int, peers: Peers, tag: int, driven: bool) -> Begun
 
 def _broadcast(x: Tensor, root: int, peers: Peers, tag: int, driven: bool) -> Begun:
     """Of the root's x; elsewhere x is where it goes."""
-    if not peers.in_pairs(x):
+    if not peers.in_pairs(x.device):
         wait = all_of([begun(dist.broadcast(as_bytes(x), group=peers.group, group_src=root, async_op=True))])
     elif peers.rank == root:
         wait = swap(dict.fromkeys(peers.others, as_bytes(x)), {}, peers, tag, driven)

@@ -43,9 +43,9 @@ class Peers(NamedTuple):
         """All ranks but this one."""
         return [rank for rank in range(self.world) if rank != self.rank]
 
-    def in_pairs(self, x: Tensor) -> bool:
-        """Whether such tensors travel by messages between pairs of ranks."""
-        return self.gloo and x.device.type == "cpu"
+    def in_pairs(self, device: torch.device) -> bool:
+        """Whether the tensors of a device travel by messages between pairs of ranks."""
+        return self.gloo and device.type == "cpu"
 
     @classmethod
     def of(cls, group: Group) -> Peers:
@@ -63,8 +63,8 @@ def swap(sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], peers: Pee
     """Send flat bytes to some ranks and fill flat buffers with what others send; call what it returns to wait for it.
 
     ``tag``: one that no other messages under way have, or that all ranks use in the same order. ``driven``: somebody
-    waits at once; then large messages among many go one by one, and those of two swaps must be waited for in the order
-    in which they began, on all ranks alike.
+    waits at once; then large messages among three or more go one by one, and two such swaps must be waited for in the
+    same order on all ranks.
     """
     tag = FIRST_TAG + tag % TAGS
     largest = max((x.numel() for x in (*sends.values(), *receives.values())), default=0)

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 from torch.futures import Future
 
-from thriftgrad.comm.answers import answered_here, start
+from thriftgrad.comm.answers import answered_here, ordered, start
 from thriftgrad.comm.exchange import Group, Peers, Wait
 from thriftgrad.comm.requests import Comm, Request
 from thriftgrad.comm.rounds import Moments, Observer, Round
 
 T = TypeVar("T")
+
+MOST_REQUESTS = 1 << 10
+"""Of one worker at once; tags are its numbers in steps of so many."""
 
 
 def run(worker: Comm[T], group: Group = None, observe: Observer | None = None) -> T:
@@ -24,11 +27,10 @@ def run(worker: Comm[T], group: Group = None, observe: Observer | None = None) -
 
     ``observe`` is told of each collective: everybody's bytes, this rank's seconds.
     """
-    job, tag = _Job(worker, 0, Peers.of(group), observe), 0
+    job = _Job(worker, 0, Peers.of(group), observe)
     while job.compute():
-        job.issue(tag, driven=True)
+        job.issue(driven=True)
         job.land()
-        tag += 1
     result: T = job.result.value()
     return result
 
@@ -41,10 +43,12 @@ class Lane:
     ``flush`` are called. Without one, and where waiting for an answer does not block the host, each ``submit`` takes
     every older worker one round further, once it has issued what is new.
 
-    Whenever answers arrive, requests are issued in one order, a function of submission order alone and so the same on
-    every rank: request i of worker j in turn i + j, in a turn the new worker's before the older ones'. A request whose
-    turn has not come is held, computed already. (Chaining rounds with ``Future.then`` has no such order: callbacks run
-    as requests complete, and gloo then pairs one bucket's second round with another's.)
+    What travels in messages between pairs of ranks is issued as soon as it is computed: the messages of request i of
+    worker j have a tag of their own. A group's collectives pair up by order instead, so they are issued in one that is
+    a function of submission order alone, the same on every rank: request i of worker j in turn i + j, in a turn the new
+    worker's before the older ones'. One whose turn has not come is held, computed already. (Chaining rounds with
+    ``Future.then`` has no such order: callbacks run as requests complete, and gloo then pairs one bucket's second round
+    with another's.)
 
     One lane, or ``run``, at a time on a group, and not used by several threads at once. What a worker or its group
     raises comes out of ``submit`` or ``flush`` and ends the lane: the other ranks may be waiting for a request that
@@ -58,7 +62,8 @@ class Lane:
         self._carrier = ThreadPoolExecutor(1, "thriftgrad-carrier") if thread is not None else None  # who waits
         self._peers: Peers | None = None  # unknown before the first use, when there must be a group
         self._jobs: list[_Job] = []  # that have not ended, in the order of submission
-        self._submitted = self._issued = 0
+        self._issued: list[_Job] = []  # those under way, in the order in which they were issued
+        self._submitted = 0
         self._ending = False
         self._failure: BaseException | None = None
 
@@ -82,24 +87,27 @@ class Lane:
             self._ending = True
             self._issue_due()
             while self._jobs:
-                self._take(min((job for job in self._jobs if job.flying), key=lambda job: job.tag))
+                self._take(self._issued[0])
             self._ending = False
 
     def close(self) -> None:
         """Let go of the group and end the thread that waits; the lane is of no more use."""
         self._failure = self._failure or RuntimeError("this lane is closed; make another.")
-        self._jobs, self._peers, self._group = [], None, None
+        self._jobs, self._issued, self._peers, self._group = [], [], None, None
         if self._carrier is not None:
             self._carrier.shutdown(cancel_futures=True)
 
     def _take(self, job: _Job) -> None:
         """Wait for a worker's answer and let it go on."""
         job.land()
+        self._issued.remove(job)
         self._advance(job)
 
     def _advance(self, job: _Job) -> None:
         if not job.compute():
             self._jobs.remove(job)
+        elif not job.ordered:
+            self._issue(job)
         self._issue_due()
 
     def _issue_due(self) -> None:
@@ -108,10 +116,13 @@ class Lane:
             first = min(self._jobs, key=lambda job: job.turn)
             if first.flying or not (self._ending or first.turn[0] < self._submitted):
                 return
-            first.issue(self._issued, driven=self._ending or self._carrier is not None)
-            self._issued += 1
-            if self._carrier is not None:
-                first.carry(self._carrier, self._arrived)
+            self._issue(first)
+
+    def _issue(self, job: _Job) -> None:
+        job.issue(driven=self._ending or self._carrier is not None)
+        self._issued.append(job)
+        if self._carrier is not None:
+            job.carry(self._carrier, self._arrived)
 
     def _arrived(self, landing: ThreadFuture[None], job: _Job) -> None:
         """In the thread that waits: let the lane's own take the answer."""
@@ -140,7 +151,6 @@ class _Job:
     def __init__(self, worker: Comm[Any], number: int, peers: Peers, observe: Observer | None) -> None:
         self.result: Future[Any] = Future()
         self.turn = (number, False, number)  # of the next request to be issued
-        self.tag = -1  # of the last one issued
         self.flying = False
         self.landing: ThreadFuture[None] | None = None  # where another thread waits for the answer
         self._worker, self._number, self._peers, self._observe = worker, number, peers, observe
@@ -151,11 +161,11 @@ class _Job:
 
     def compute(self) -> bool:
         """From the answer that has landed to the next collective; False at the worker's end."""
-        answer = self._answer()
         if self.flying:
             self._report(self._request)
-        self.flying, self._answer, self._wait = False, _nothing, _nothing
         self._began = perf_counter()
+        answer = self._answer()
+        self.flying, self._answer, self._wait = False, _nothing, _nothing
         while True:
             try:
                 self._request = self._worker.send(answer)
@@ -169,12 +179,19 @@ class _Job:
                 return True
             answer = answered_here(self._request, self._peers)
 
-    def issue(self, tag: int, driven: bool) -> None:
+    @property
+    def ordered(self) -> bool:
+        """Whether the request that was computed pairs up by order."""
+        assert self._request is not None
+        return ordered(self._request, self._peers)
+
+    def issue(self, driven: bool) -> None:
         """Send the request on its way; ``driven`` as for ``exchange.swap``."""
         assert self._request is not None
-        wave, _, number = self.turn
-        self.turn = (wave + 1, True, number)
-        self.tag, self.flying = tag, True
+        turn, _, number = self.turn
+        self.turn = (turn + 1, True, number)
+        self.flying = True
+        tag = number * MOST_REQUESTS + (turn - number) % MOST_REQUESTS
         self._issued = perf_counter()
         self._wait, self._answer = start(self._request, self._peers, tag, driven)
 
