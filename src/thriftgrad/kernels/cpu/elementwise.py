@@ -9,8 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from thriftgrad.kernels import reference
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import recycled, reference
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import HALF, LOW, threshold

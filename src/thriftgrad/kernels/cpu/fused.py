@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thriftgrad.kernels import quantised
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import quantised, recycled
 from thriftgrad.kernels.cpu.quantise import dequantise, quantise
 from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts

@@ -9,8 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from thriftgrad.kernels import prefix_codes
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import prefix_codes, recycled
 from thriftgrad.kernels.cpu.instructions import set_word_at, word_at
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices

@@ -10,8 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from thriftgrad.kernels import reference
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import recycled, reference
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.philox import MASK as _MASK

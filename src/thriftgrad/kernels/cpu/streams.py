@@ -9,8 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from thriftgrad.kernels import reference
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import recycled, reference
 from thriftgrad.kernels.cpu.fused import check_length, stream_nbytes
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits

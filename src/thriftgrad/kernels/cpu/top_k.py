@@ -13,8 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thriftgrad.kernels import sparse
-from thriftgrad.kernels import recycled
+from thriftgrad.kernels import recycled, sparse
 from thriftgrad.kernels.cpu.instructions import ones, trailing_zeros
 from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, settle
 from thriftgrad.kernels.cpu.settings import CACHED, U

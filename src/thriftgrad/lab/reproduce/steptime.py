@@ -75,7 +75,7 @@ class Exchange:
 def _traffic(kind: str, nbytes: int, workers: int) -> Traffic:
     """One worker's traffic in one collective, by the closed forms of ``comm.requests``."""
     x = torch.empty(nbytes, dtype=torch.uint8, device="meta")
-    request = {"AllReduce": AllReduceRequest, "AllGather": AllGatherRequest}[kind](x)
+    request = AllReduceRequest(x) if kind == "AllReduce" else AllGatherRequest(x)
     return request.traffic(0, workers)
 
 
