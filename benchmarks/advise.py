@@ -154,7 +154,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     path = folder / f"{cell.name}.json"
     if not path.exists():
         with Network(cell.workers, Shape.of(cell.link)) as network:
-            ended = network.run([sys.executable, __file__, "--rank", cell.name], timeout_seconds=150)
+            ended = network.run([sys.executable, __file__, "--rank", cell.name], timeout_seconds=240)
         path.write_text(ended[0].output.strip().splitlines()[-1])
     found: dict[str, Any] = json.loads(path.read_text())
     return found
