@@ -1,5 +1,5 @@
-"""One thread per process, so that the suite runs side by side; hypothesis without its clock; compiled code of these very
-sources."""
+"""One thread per process, so that the suite runs side by side; hypothesis without its clock; kernels compiled anew for
+new sources."""
 
 import os
 from hashlib import blake2b

@@ -241,7 +241,6 @@ ELEMENTWISE: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "round_stochastic": lambda x: (kernels.round_stochastic(x * 9, 3), reference.round_stochastic(x * 9, 3)),
     "round_to_powers": lambda x: (kernels.round_to_powers(x, 3), reference.round_to_powers(x, 3)),
     "round_to_powers, less": lambda x: (kernels.round_to_powers(x, 3, 120), reference.round_to_powers(x, 3, 120)),
-    "uniform16": lambda x: (kernels.uniform16(len(x), 3), reference.uniform16(len(x), 3)),
     "random_signs": lambda x: (kernels.random_signs(len(x), 3), reference.random_signs(len(x), 3)),
     "nearest_level": lambda x: tuple(map(partial(_nearest, x), (kernels, reference))),  # type: ignore[dict-item]
 }

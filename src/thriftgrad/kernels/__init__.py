@@ -5,8 +5,8 @@ tensor's device and ``use``, equals them bit for bit.
 """
 
 from thriftgrad.kernels import prefix_codes, quantised, reference, sparse
-from thriftgrad.kernels.dispatch import backend, dispatched, use
 from thriftgrad.kernels.cpu.threads import set_threads, threads
+from thriftgrad.kernels.dispatch import backend, dispatched, use
 from thriftgrad.kernels.prefix_codes import Grouping
 from thriftgrad.kernels.quantised import Quantised, uniform_levels
 from thriftgrad.kernels.reference import normal

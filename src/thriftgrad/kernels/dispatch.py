@@ -65,13 +65,13 @@ def numba_problem() -> str | None:
     """Why numba cannot be used, with the command that helps; None if it can."""
     try:
         version = metadata.version("numba")
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_NUMBA:
+            return f"numba {version} is too old; run `pip install 'thriftgrad[fast]'` for 0.62 or later"
         import_module("numba")
     except metadata.PackageNotFoundError:
         return "numba is not installed; run `pip install 'thriftgrad[fast]'`"
     except ImportError as error:
         return f"numba cannot be imported ({error}); run `pip install 'thriftgrad[fast]'`"
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_NUMBA:
-        return f"numba {version} is too old; run `pip install 'thriftgrad[fast]'` for 0.62 or later"
     return None
 
 

@@ -8,7 +8,6 @@ from thriftgrad.kernels.cpu.elementwise import (
     random_signs,
     round_stochastic,
     round_to_powers,
-    uniform16,
 )
 from thriftgrad.kernels.cpu.fused import (
     bucket_norms,
@@ -52,7 +51,6 @@ __all__ = [
     "read_lengths",
     "round_stochastic",
     "round_to_powers",
-    "uniform16",
     "unpack",
     "write_groups",
     "write_lengths",

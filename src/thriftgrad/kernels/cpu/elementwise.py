@@ -19,14 +19,6 @@ from thriftgrad.kernels.cpu.threads import over_slices
 C, T = U(CHUNK), U(TILE)
 
 
-def uniform16(n: int, seed: int, device: torch.device = reference.CPU) -> Tensor:
-    """``reference.uniform16``."""
-    drawn = recycled.empty(n, torch.int64)
-    array = drawn.numpy()
-    over_slices(lambda low, high: _draw(array, U(seed), U(low), U(high)), n, TILE)
-    return drawn
-
-
 def random_signs(n: int, seed: int, device: torch.device = reference.CPU) -> Tensor:
     """``reference.random_signs``."""
     drawn = recycled.empty(n)
@@ -103,12 +95,6 @@ def _over_tiles(use: Any) -> Any:
 
 
 @njit(**COMPILED)
-def _draw_tile(source: Any, to: Any, setting: Any, bits: Any, first: Any, count: Any) -> None:
-    for p in range(count):
-        to[first + p] = np.int64(bits[p])
-
-
-@njit(**COMPILED)
 def _sign_tile(source: Any, to: Any, setting: Any, bits: Any, first: Any, count: Any) -> None:
     for p in range(count):
         to[first + p] = F(1) if bits[p] & I(1) != I(0) else F(-1)
@@ -130,7 +116,6 @@ def _power_tile(source: Any, to: Any, setting: Any, bits: Any, first: Any, count
         to[first + p] = np.int64(min(I(I(magnitude >> I(23)) + above), setting))
 
 
-_draw_tiles = _over_tiles(_draw_tile)
 _sign_tiles = _over_tiles(_sign_tile)
 _round_tiles = _over_tiles(_round_tile)
 _power_tiles = _over_tiles(_power_tile)
@@ -139,12 +124,6 @@ _power_tiles = _over_tiles(_power_tile)
 @njit(**COMPILED)
 def _scratch() -> Any:
     return np.zeros(TILE // 2, np.uint32), np.zeros(TILE, np.int32)
-
-
-@njit(**CACHED)
-def _draw(to: Any, seed: Any, low: Any, high: Any) -> None:
-    words, bits = _scratch()
-    _draw_tiles(pointer(to), pointer(to), 0, seed, low, high, words, bits)
 
 
 @njit(**CACHED)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
-from numba.core import cgutils, types
+from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from thriftgrad.kernels.cpu.settings import COMPILED
@@ -15,7 +15,7 @@ _I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _LINE = ir.VectorType(ir.FloatType(), 16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pointer(context: Any, array: Any) -> Any:
     """To the first element; it does not keep the array alive. None stays None."""
     if isinstance(array, types.NoneType):
@@ -32,7 +32,7 @@ def keep(arrays: Any) -> None:
     """To be called when the pointers into them have done their work: numba lets an array go after its last use."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_word(context: Any, data: Any, index: Any) -> Any:
     """Eight bytes from data[index] on, the first one lowest; data: bytes."""
 
@@ -44,7 +44,7 @@ def load_word(context: Any, data: Any, index: Any) -> Any:
     return types.uint64(data, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_word(context: Any, data: Any, index: Any, word: Any) -> Any:
     """The inverse of ``load_word``: eight bytes are overwritten."""
 
@@ -56,7 +56,7 @@ def store_word(context: Any, data: Any, index: Any, word: Any) -> Any:
     return types.void(data, types.uint64, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(context: Any, data: Any, index: Any) -> Any:
     """Ask for the cache line of ``data[index]``, which need not exist, into the second-level cache."""
 
@@ -70,7 +70,7 @@ def prefetch(context: Any, data: Any, index: Any) -> Any:
     return types.void(data, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_past_cache(context: Any, to: Any, i: Any, source: Any, j: Any) -> Any:
     """A cache line of float32, source[j:j + 16], to to[i:i + 16], which is a whole line, without reading that first.
 
@@ -89,7 +89,7 @@ def copy_past_cache(context: Any, to: Any, i: Any, source: Any, j: Any) -> Any:
     return types.void(to, types.uint64, source, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def settle(context: Any) -> Any:
     """Wait until all that was written can be read by other threads."""
 
@@ -100,7 +100,7 @@ def settle(context: Any) -> Any:
     return types.void(), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def folded_lanes(context: Any, lanes: Any) -> Any:
     """The sum of float64[64] by halves: first half plus second half, until one is left."""
 

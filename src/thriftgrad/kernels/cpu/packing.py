@@ -59,8 +59,7 @@ def unpack_symbols(stream: Any, at: Any, n: Any, width: Any, symbols: Any, to: A
 
 @njit(**COMPILED)
 def _pack_planes(symbols: Any, at: Any, n: Any, width: Any, stream: Any, to: Any) -> None:
-    """Chunks of 64 bytes: symbol ``plane`` of byte p is the chunk's element 64 plane + p. In the last, as many planes of
-    less than 64."""
+    """Chunks of 64 bytes: symbol ``plane`` of byte p is the chunk's element 64 plane + p. In the last, of less."""
     planes = U(8) // width
     whole = n // (U(64) * planes)
     for chunk in range(whole):

@@ -21,9 +21,9 @@ W0, W1 = U(WEYL[0]), U(WEYL[1])
 def fill_words(words: Any, first: Any, chunks: Any, seed: Any, x: Any, memory: Any, ahead: Any) -> None:
     """The 64 words of each chunk of 128 elements from the ``first`` on; asks for x and memory from ``ahead`` on.
 
-    Word p of a chunk serves its elements p (low half) and 64 + p (high half). A 32-bit word lives in 64 bits whose upper
-    half is anything: the multiplication reads the lower half alone (vpmuludq), so no lane is ever moved. The loop is
-    bound by arithmetic, so this is the time in which memory can answer.
+    Word p of a chunk serves its elements p (low half) and 64 + p (high half). A 32-bit word lives in 64 bits whose
+    upper half is anything: the multiplication reads the lower half alone (vpmuludq), so no lane is ever moved. The loop
+    is bound by arithmetic, so this is the time in which memory can answer.
     """
     for chunk in range(chunks):
         for line in range(CHUNK // LINE):

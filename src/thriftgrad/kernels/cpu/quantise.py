@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.memory import copy_past_cache, keep, pointer, prefetch, settle
+from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, prefetch, settle
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import (
@@ -48,10 +48,10 @@ def plain(first: Any, last: Any, scale: Any, bucket: Any) -> Any:
     """Whether a whole tile of whole chunks, each within one bucket whose scale one can divide by."""
     if last - first < T or bucket % C != 0:
         return False
+    divisible = True
     for b in range(first // bucket, (last - U(1)) // bucket + U(1)):
-        if not scale[b] > F(0):
-            return False
-    return True
+        divisible &= scale[b] > F(0)
+    return divisible
 
 
 @njit(**COMPILED)
@@ -120,6 +120,12 @@ def ask(x: Any, memory: Any, low: Any, high: Any) -> None:
             prefetch(memory, low + line * L)
 
 
+def scratch() -> tuple[Any, ...]:
+    """What a slice works in, so small that it stays in the first-level cache. It is kept by who calls the loop."""
+    words, symbols = np.empty(TILE // 2, np.uint32), np.empty(TILE, np.uint8)
+    return words, symbols, np.zeros(TILE, np.float32), np.empty(TILE, np.float32), np.empty(LANES + BLOCKS)
+
+
 @njit(**CACHED)
 def quantise(
     kind: Any,
@@ -135,6 +141,7 @@ def quantise(
     scale_array: Any,
     rest_array: Any,
     past_cache: Any,
+    scratch: Any,
     low: Any,
     high: Any,
 ) -> None:
@@ -145,7 +152,6 @@ def quantise(
     """
     x, memory, rest = pointer(x_array), pointer(memory_array), pointer(rest_array)
     stream, scale, levels = pointer(stream_array), pointer(scale_array), pointer(level_array)
-    scratch = _scratch()
     words, symbols, u, owed = pointer(scratch[0]), pointer(scratch[1]), pointer(scratch[2]), pointer(scratch[3])
     n, alphabet, width = U(len(x_array)), U(len(level_array)), width_bits(len(level_array))
     ready = (high + bucket - U(1)) // bucket if known else low // bucket
@@ -155,7 +161,8 @@ def quantise(
             end = min((ready + U(1)) * bucket, n)
             scale[ready] = bucket_scale(x, memory, decay, ready * bucket, end, norm, pointer(scratch[4]))
             ready += U(1)
-        source, at = x, first
+        source = x
+        at: Any = first
         ahead = last if known else last + bucket
         if kind == SIGNS:
             ask(x, memory, ahead, ahead + (last - first))
@@ -175,15 +182,6 @@ def quantise(
         pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
     if past_cache:
         settle()
-    keep(scratch)
-
-
-@njit(**COMPILED)
-def _scratch() -> Any:
-    """What a slice works in, so small that it stays in the first-level cache."""
-    words, symbols = np.zeros(TILE // 2, np.uint32), np.zeros(TILE, np.uint8)
-    u, owed = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
-    return words, symbols, u, owed, np.zeros(LANES + BLOCKS, np.float64)
 
 
 @njit(**COMPILED)
@@ -208,17 +206,16 @@ def dequantise(
     level_array: Any,
     bucket: Any,
     total_array: Any,
+    scratch: Any,
     low: Any,
     high: Any,
 ) -> None:
     """Add levels times scales to elements low ... high (multiples of a tile, or the end)."""
     stream, scale, total = pointer(stream_array), pointer(scale_array), pointer(total_array)
     levels, alphabet, width = pointer(level_array), U(len(level_array)), width_bits(len(level_array))
-    scratch = _scratch()
     symbols, values = pointer(scratch[1]), pointer(scratch[2])
     for first in range(low, high, T):
         last = min(first + T, high)
         unpack_symbols(stream, nbytes(first, width), last - first, width, symbols, U(0))
         levels_of(kind, symbols, last - first, levels, alphabet, values)
         add(values, first, last, scale, bucket, total)
-    keep(scratch)

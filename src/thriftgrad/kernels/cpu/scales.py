@@ -34,11 +34,13 @@ def owed_at(x: Any, memory: Any, decay: Any, i: Any) -> Any:
 
 @njit(**INLINED)
 def magnitude(v: Any) -> Any:
+    """A term of a mean magnitude."""
     return abs(v)
 
 
 @njit(**INLINED)
 def square(v: Any) -> Any:
+    """A term of a squared L2 norm."""
     return v * v
 
 
@@ -111,11 +113,13 @@ def largest_bits(x: Any, memory: Any, decay: Any, low: Any, high: Any) -> Any:
 
 @njit(**INLINED)
 def scale_of_peak(bits: Any) -> Any:
+    """The largest magnitude by its bits; NaN if that is not finite."""
     return F(np.nan) if bits >= INFINITY_BITS else I(bits).view(np.float32)
 
 
 @njit(**INLINED)
 def scale_of_sum(total: Any, size: Any, norm: Any) -> Any:
+    """The root, or the mean; NaN if the sum is not finite, which in float64 it is if all terms are."""
     if not np.isfinite(total):
         return F(np.nan)
     return F(total / np.float64(size)) if norm == MEAN else F(min(np.sqrt(total), LARGEST))
