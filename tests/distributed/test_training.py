@@ -145,22 +145,21 @@ def test_a_parameter_that_nobody_used_keeps_its_memory() -> None:
         assert memories[3].ne(memories[2]).any()
 
 
-def two_models_in_one_backward() -> list[dict[str, Tensor]]:
+def several_models_in_one_backward() -> list[dict[str, Tensor]]:
     models = [attached(method, **SMALL_BUCKETS)[0] for method in IN_EVERY_SETTING]
     optimizers = [sgd(model) for model in models]
     for t in range(STEPS):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        rank = dist.get_rank()
-        (loss_of(models[0], rank, t) + loss_of(models[1], rank, t)).backward()
+        sum(loss_of(model, dist.get_rank(), t) for model in models).backward()
         for optimizer in optimizers:
             optimizer.step()
     return [trained(model.module) for model in models]
 
 
-def test_two_attached_models_do_not_disturb_each_other() -> None:
+def test_several_attached_models_do_not_disturb_each_other() -> None:
     expected = [simulated(method, world=2, steps=STEPS) for method in IN_EVERY_SETTING]
-    for models in on_ranks(2, two_models_in_one_backward):
+    for models in on_ranks(2, several_models_in_one_backward):
         for parameters, wanted in zip(models, expected, strict=True):
             assert all(same_bits(parameters[name], value) for name, value in wanted.items())
 

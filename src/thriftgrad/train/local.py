@@ -234,7 +234,12 @@ class LocalUpdates:
         return place | facts(self.method, self.seed, specs_of(self._replica))
 
     def close(self) -> None:
-        """Leave the process group; a later ``step`` raises ``RuntimeError``."""
+        """Take what is on its way to its end and leave the process group; a later ``step`` raises ``RuntimeError``."""
+        self._end(flush=True)
+
+    def _end(self, flush: bool) -> None:
+        if flush and not self._closed:
+            self._lane.flush()  # or others, who are not as far, would find the connection closed
         self._closed = True
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
@@ -247,7 +252,7 @@ class LocalUpdates:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._end(flush=error is None)  # after an error the others may never send what this one waits for
 
 
 def _arrived(exchanged: Exchanged) -> Future[Exchanged]:
