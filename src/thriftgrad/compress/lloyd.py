@@ -30,6 +30,7 @@ class Lloyd(AdaptiveQuantizer):
     point.
     Lloyd, Least Squares Quantization in PCM, 1982; learned as in Zhang et al., LQ-Nets, 2018, arXiv:1807.10029.
 
+    >>> from thriftgrad import TensorSpec
     >>> (Lloyd(bits=2).init(TensorSpec((512,))).levels * 512**0.5).numpy().round(2).tolist()
     [-1.51, -0.45, 0.45, 1.51]
     """

@@ -77,7 +77,7 @@ class Huffman(Coder):
     >>> import torch; from thriftgrad import TensorSpec
     >>> rare = torch.ones(1000, dtype=torch.uint8); rare[::50] = 2
     >>> len(Huffman().encode(rare, TensorSpec((1000,), torch.uint8, alphabet=3, zero=1)))  # 200 bytes packed
-    34
+    35
     """
 
     def encode(self, symbols: Tensor, spec: TensorSpec) -> Tensor:
