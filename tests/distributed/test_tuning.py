@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,27 @@ def test_every_candidate_is_really_in_effect(on_two: list[dict[str, Any]]) -> No
     assert {threads for _, threads in result["calls"]} == {1, 2}
 
 
+def tried_unlike() -> dict[str, Any]:
+    rank = dist.get_rank()
+    os.sched_getaffinity = lambda _: set(range(3 + 2 * rank))  # another machine on every rank
+    unset = tune(nn.Linear(8, 8), loss, Watched(), bucket_caps_mb=[1], steps=1)
+    messages = []
+    for options in ({"threads": (1, 2)[: 1 + rank]}, {"bucket_caps_mb": [1][rank:]}, {"steps": rank}):
+        with pytest.raises(ValueError, match=r"^tune: ") as caught:
+            tune(nn.Linear(8, 8), loss, Watched(), **options)
+        messages.append(str(caught.value))
+    return {"counts": [count for _, count in unset.seconds], "messages": messages}
+
+
+def test_ranks_with_other_cores_try_the_same_and_other_arguments_are_refused_by_all() -> None:
+    for result in on_ranks(2, tried_unlike):
+        assert result["counts"] == [1, 3]
+        assert result["messages"] == [
+            f"tune: the ranks disagree on {fact}: rank 0 has {one}, rank 1 has {other}; give every rank the same."
+            for fact, one, other in [("threads", [1], [1, 2]), ("bucket_caps_mb", [1], []), ("steps", 0, 1)]
+        ]
+
+
 @pytest.fixture
 def world_of_one() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -162,6 +184,20 @@ def test_an_error_in_the_loss_leaves_threads_as_they_were() -> None:
             tune(nn.Linear(2, 2), wrong, AllReduce(Identity()), threads=[1])
         assert kernels.threads() == 3
     finally:
+        kernels.set_threads(None)
+
+
+@pytest.mark.usefixtures("world_of_one")
+@pytest.mark.parametrize("before", [None, torch.get_num_threads()], ids=["unset", "as many as torch"])
+def test_threads_are_set_as_they_were_and_not_to_what_that_came_to(before: int | None) -> None:
+    kernels.set_threads(before)
+    torchs = torch.get_num_threads()
+    try:
+        tune(nn.Linear(8, 8), loss, AllReduce(Identity()), bucket_caps_mb=[1], threads=[1], steps=1)
+        torch.set_num_threads(torchs + 1)
+        assert kernels.threads() == (before or torchs + 1)
+    finally:
+        torch.set_num_threads(torchs)
         kernels.set_threads(None)
 
 

@@ -18,8 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thriftgrad import kernels
 from thriftgrad.aggregate import Aggregator
+from thriftgrad.kernels.cpu.threads import threads_set
 from thriftgrad.train.ddp import attach
 from thriftgrad.train.method import Method
+from thriftgrad.train.state import agree
 
 BUCKET_CAPS_MB = (1, 4, 25)
 WARM_UP_STEPS = 2
@@ -51,13 +53,13 @@ def tune(
     """Time forward and backward with every bucket size and number of threads, and choose the quickest.
 
     ``loss(model)`` is one step's loss of a model that stands for ``module``, on a batch of this rank's. ``threads``:
-    one and as many as there are cores, if None. ``ddp``: further options of ``DistributedDataParallel``. Seconds are
-    medians over ``steps`` of the slowest rank's, after two more steps, the same numbers on every rank; every rank calls
-    it alike. Only copies of the module train, so it is left as it is, and so are its optimiser and torch's random
-    state.
+    one and as many as the rank with the fewest has cores, if None. ``ddp``: further options of
+    ``DistributedDataParallel``. Seconds are medians over ``steps`` of the slowest rank's, after two more steps, the
+    same numbers on every rank; every rank calls it alike. Only copies of the module train, so it is left as it is, and
+    so are its optimiser and torch's random state.
 
     Raises ``TypeError`` for a module that is DDP already, ``ValueError`` for nothing to choose from, a size or count
-    that is not positive, or whatever ``attach`` does not take.
+    that is not positive, ranks that were told to try different ones, or whatever ``attach`` does not take.
 
     >>> import torch, torch.distributed as dist, thriftgrad
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun gives the real ones
@@ -68,9 +70,12 @@ def tune(
     >>> model = torch.nn.parallel.DistributedDataParallel(module, bucket_cap_mb=tuning.bucket_cap_mb)
     >>> dist.destroy_process_group()
     """
-    counts = tuple(threads) if threads is not None else tuple(dict.fromkeys((1, len(os.sched_getaffinity(0)))))
+    group = (ddp or {}).get("process_group") or dist.group.WORLD
+    tried = {"bucket_caps_mb": list(bucket_caps_mb), "threads": None if threads is None else list(threads)}
+    agree(group, "tune", tried | {"steps": steps})  # before anything that one rank alone could refuse
+    counts = tuple(threads) if threads is not None else tuple(dict.fromkeys((1, _fewest_cores(group))))
     _check(module, bucket_caps_mb, counts, steps)
-    before = kernels.threads()
+    before = threads_set()
     seconds: dict[tuple[float, int], float] = {}
     try:
         with torch.random.fork_rng():
@@ -83,9 +88,16 @@ def tune(
                 del model
                 gc.collect()  # it is in a cycle, and as large as the module
     finally:
-        kernels.set_threads(None if before == torch.get_num_threads() else before)
+        kernels.set_threads(before)
     cap, count = min(seconds, key=seconds.__getitem__)
     return Tuning(cap, count, seconds)
+
+
+def _fewest_cores(group: dist.ProcessGroup | None) -> int:
+    """Of any rank: all have to try the same numbers."""
+    cores = [0] * dist.get_world_size(group)
+    dist.all_gather_object(cores, len(os.sched_getaffinity(0)), group)  # objects travel on any backend
+    return min(cores)
 
 
 def _step_seconds(model: DistributedDataParallel, loss: Callable[[nn.Module], Tensor], steps: int) -> float:

@@ -26,6 +26,11 @@ def threads() -> int:
     return _chosen or torch.get_num_threads()
 
 
+def threads_set() -> int | None:
+    """What ``set_threads`` was told last, to be put back; None if it is as many as torch."""
+    return _chosen
+
+
 def set_threads(count: int | None) -> None:
     """Let kernels use so many threads; None: as many as torch. ``ValueError`` for less than one."""
     global _chosen  # noqa: PLW0603  # the one setting there is
