@@ -32,7 +32,7 @@ def possible() -> bool:
 def namespaces(pid: int) -> list[str]:
     """The namespaces of a launcher."""
     folder = Path("/run/netns")
-    return sorted(each.name for each in folder.glob(f"thriftgrad-{pid}-*")) if folder.exists() else []
+    return sorted(each.name for each in folder.glob(f"thriftgrad-*-{pid}-*-*-*")) if folder.exists() else []
 
 
 def mine() -> list[str]:

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ from thriftgrad.lab import namespaces as lab
 from thriftgrad.lab.launch import RankFailedError
 from thriftgrad.lab.namespaces import Network
 from thriftgrad.lab.shape import STREAM_SHARE, LabError, Shape, burst_bytes
+
+PIDS = Path("/proc/self/ns/pid").stat().st_ino
 
 # Rank 1 connects; then each sends what it is told to, both at once, and says how long it took to get the other's.
 TRANSFER = """
@@ -145,6 +149,18 @@ def test_nothing_is_left_when_the_launcher_is_told_to_leave(tmp_path, number):
         assert namespaces(process.pid) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_nothing_is_left_when_the_launcher_is_told_again_while_it_cleans_up(tmp_path, number):
+    if possible():
+        process = launched(tmp_path)
+        for _ in range(3):
+            process.send_signal(number)
+            time.sleep(0.05)
+        process.wait(20)
+        assert processes_about(tmp_path) == []
+        assert namespaces(process.pid) == []
+
+
 def test_what_a_killed_launcher_leaves_the_next_network_removes_and_that_of_others_stays(tmp_path):
     if possible():
         with Network(1, Shape.of("unlimited")) as living:
@@ -160,11 +176,22 @@ def test_what_a_killed_launcher_leaves_the_next_network_removes_and_that_of_othe
 
 def test_a_pid_that_is_used_again_owns_nothing():
     if possible():
-        stale = f"thriftgrad-{os.getpid()}-1-0-0"  # started at another time
+        stale = f"thriftgrad-{PIDS}-{os.getpid()}-1-0-0"  # started at another time
         subprocess.run(["ip", "netns", "add", stale], check=True)
         assert stale in mine()
         lab.sweep()
         assert stale not in mine()
+
+
+def test_what_another_container_owns_stays():
+    if possible():
+        other = f"thriftgrad-{PIDS + 1}-{os.getpid()}-1-0-0"  # the pid is one in there, and says nothing here
+        subprocess.run(["ip", "netns", "add", other], check=True)
+        try:
+            lab.sweep()
+            assert other in mine()
+        finally:
+            subprocess.run(["ip", "netns", "del", other], check=True)
 
 
 @pytest.mark.parametrize("tool", ["ip", "tc", "setpriv"])

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import IO, Literal, NamedTuple
@@ -115,6 +115,23 @@ def run_ranks(
     return tuple(Ended(rank, seconds[rank], "\n".join(outputs[rank])) for rank in range(len(running)))
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore SIGINT, SIGTERM and SIGHUP, which have been obeyed already by whoever cleans up; so do its commands."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # the others hear no signals
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if (handler := signal.getsignal(number)) is not None:  # None: not Python's, so it could not be put back
+                before[number] = handler
+                signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@undisturbed()
 def stop(processes: Sequence[subprocess.Popen[str]]) -> None:
     """Ask each process and its children to leave, and kill what has not left in time."""
     for process in processes:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from thriftgrad.lab.launch import Ended, Hear, run_ranks
+from thriftgrad.lab.launch import Ended, Hear, run_ranks, undisturbed
 from thriftgrad.lab.shape import STREAM_SHARE, UNLIMITED, LabError, Shape, burst_bytes
 
 __all__ = ["STREAM_SHARE", "UNLIMITED", "LabError", "Network", "Shape", "sweep"]
@@ -32,7 +32,8 @@ QUEUE_SECONDS = 0.1
 """How long a packet may wait before a link; what would wait longer is dropped, as on a real one."""
 
 _PREFIX = "thriftgrad"
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-\d+-\w+")
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-(\d+)-\d+-\w+")
+"""Its owner's pid namespace, its owner, when that was started, which of its networks, which part of that."""
 _counter = itertools.count()
 
 
@@ -51,7 +52,7 @@ class Network:
         if workers > 250:
             raise LabError(f"lab: one network holds up to 250 workers, got workers={workers}.")
         self.workers, self.link = workers, link
-        self._base = f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-{next(_counter)}"
+        self._base = f"{_PREFIX}-{_pids()}-{os.getpid()}-{_started(os.getpid())}-{next(_counter)}"
         self._switch = f"{self._base}-switch"
         self._handled: list[signal.Signals] = []
 
@@ -150,24 +151,32 @@ class Network:
             _do("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
             _do("ip", "-n", worker, "link", "set", INTERFACE, "up")
 
+    @undisturbed()
     def _stop_processes(self) -> None:
         """End what the ranks' commands started and left."""
         for rank in range(self.workers):
             _kill_inside(self.namespace(rank))
 
-    def _take_down(self) -> None:
+    @undisturbed()
+    def _remove_all(self) -> None:
         for name in _names():
             if name.startswith(f"{self._base}-"):
                 _remove(name)
+
+    def _take_down(self) -> None:
+        self._remove_all()
         while self._handled:
             signal.signal(self._handled.pop(), signal.SIG_DFL)
 
 
 def sweep() -> None:
-    """Remove the networks whose owner is gone, and what still runs in them; those of living owners stay."""
+    """Remove the networks whose owner is gone, and what still runs in them; those of living owners stay.
+
+    So do those of other pid namespaces (other containers), whose owners are not to be seen from here.
+    """
     for name in _names():
         match = _NAME.fullmatch(name)
-        if match and _started(int(match[1])) != int(match[2]):
+        if match and int(match[1]) == _pids() and _started(int(match[2])) != int(match[3]):
             _remove(name)
 
 
@@ -228,6 +237,11 @@ def _names() -> list[str]:
     with suppress(OSError):
         return sorted(path.name for path in Path("/run/netns").iterdir() if _NAME.fullmatch(path.name))
     return []
+
+
+def _pids() -> int:
+    """The pid namespace in which this process's pid means something."""
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _started(pid: int) -> int | None:
