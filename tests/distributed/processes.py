@@ -37,7 +37,7 @@ class Crowd:
         self._processes[name].kill()
         self._processes[name].join(5)
 
-    def result(self, name: str, timeout_seconds: float = 30) -> Any:
+    def result(self, name: str, timeout_seconds: float = 60) -> Any:
         """What the function returned; the traceback as ``AssertionError`` if it raised."""
         self._processes[name].join(timeout_seconds)
         failure, result = self.folder / f"{name}.failure", self.folder / f"{name}.result"
@@ -45,7 +45,7 @@ class Crowd:
         assert result.exists(), f"{name} has not ended"
         return torch.load(result, weights_only=False)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_seconds: float = 20) -> float:
+    def wait_for(self, condition: Callable[[], bool], timeout_seconds: float = 60) -> float:
         """Wait until it holds; how long that took."""
         start = time.monotonic()
         while not condition():
