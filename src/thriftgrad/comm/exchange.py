@@ -19,7 +19,7 @@ from torch import Tensor
 LARGE_NBYTES = 1 << 16
 """Above this, what a message takes is the link's time; below, a message's own."""
 
-PIECE_NBYTES = 1 << 19
+PIECE_NBYTES = 1 << 18
 RING_PIECE_NBYTES = 1 << 20
 
 FIRST_TAG, TAGS = 1 << 30, 1 << 30
