@@ -13,7 +13,7 @@ from thriftgrad.kernels import recycled, reference
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import HALF, LOW, threshold
-from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, TILE, F, I, U
+from thriftgrad.kernels.cpu.settings import CACHED, CHUNK, COMPILED, SLICE, TILE, F, I, U
 from thriftgrad.kernels.cpu.threads import over_slices
 
 C, T = U(CHUNK), U(TILE)
@@ -23,7 +23,7 @@ def random_signs(n: int, seed: int, device: torch.device = reference.CPU) -> Ten
     """``reference.random_signs``."""
     drawn = recycled.empty(n)
     array = drawn.numpy()
-    over_slices(lambda low, high: _draw_signs(array, U(seed), U(low), U(high)), n, TILE)
+    over_slices(lambda low, high: _draw_signs(array, U(seed), U(low), U(high)), n, SLICE)
     return drawn
 
 
@@ -33,7 +33,7 @@ def round_stochastic(x: Tensor, seed: int) -> Tensor:
         return reference.round_stochastic(x, seed)
     rounded = recycled.empty(x.numel())
     arrays = x.detach().contiguous().numpy(), rounded.numpy(), U(seed)
-    over_slices(lambda low, high: _round(*arrays, U(low), U(high)), x.numel(), TILE)
+    over_slices(lambda low, high: _round(*arrays, U(low), U(high)), x.numel(), SLICE)
     return rounded
 
 
@@ -41,7 +41,7 @@ def round_to_powers(x: Tensor, seed: int, largest: int = 254) -> Tensor:
     """``reference.round_to_powers``."""
     exponents = recycled.empty(x.numel(), torch.int64)
     arrays = x.detach().contiguous().view(torch.int32).numpy(), exponents.numpy(), I(largest), U(seed)
-    over_slices(lambda low, high: _round_to_powers(*arrays, U(low), U(high)), x.numel(), TILE)
+    over_slices(lambda low, high: _round_to_powers(*arrays, U(low), U(high)), x.numel(), SLICE)
     return exponents
 
 
@@ -50,7 +50,7 @@ def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
     middles = ((levels[1:] + levels[:-1]) / 2).numpy()
     numbers = recycled.empty(x.numel(), torch.uint8)
     flat = x.detach().contiguous().view(-1).numpy()
-    over_slices(lambda low, high: _nearest(flat, middles, numbers.numpy(), U(low), U(high)), x.numel(), TILE)
+    over_slices(lambda low, high: _nearest(flat, middles, numbers.numpy(), U(low), U(high)), x.numel(), SLICE)
     return numbers.view(x.shape)
 
 

@@ -13,7 +13,7 @@ from thriftgrad.kernels import quantised, recycled
 from thriftgrad.kernels.cpu.quantise import dequantise, quantise, scratch
 from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts
-from thriftgrad.kernels.cpu.settings import TILE, F, U
+from thriftgrad.kernels.cpu.settings import SLICE, F, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.quantised import BLOCK, Norm, Quantised
 
@@ -64,7 +64,7 @@ def dequantise_add(stream: Tensor, scale: Tensor, levels: Tensor, bucket: int, t
     table = levels.contiguous().numpy()
     _, kind = _kinds(table.tobytes())
     arrays = kind, stream.contiguous().numpy(), scale.contiguous().numpy(), table, U(bucket), total.numpy()
-    over_slices(lambda low, high: dequantise(*arrays, scratch(), U(low), U(high)), n, TILE)
+    over_slices(lambda low, high: dequantise(*arrays, scratch(), U(low), U(high)), n, SLICE)
 
 
 def bucket_norms(rows: Tensor, norm: Norm) -> Tensor:
@@ -107,7 +107,7 @@ def _quantised(
     past_cache = rest is not None and n >= LARGE and rest.data_ptr() % 64 == 0
     settings = F(decay), levels, U(bucket), norm, U(seed), known
     arrays = kind, given, kept, *settings, stream.numpy(), scale.numpy(), left, past_cache
-    over_slices(lambda low, high: quantise(*arrays, scratch(), U(low), U(high)), n, TILE)
+    over_slices(lambda low, high: quantise(*arrays, scratch(), U(low), U(high)), n, SLICE)
     return Quantised(stream, scale, rest)
 
 

@@ -58,13 +58,13 @@ def store_word(context: Any, data: Any, index: Any, word: Any) -> Any:
 
 @intrinsic
 def prefetch(context: Any, data: Any, index: Any) -> Any:
-    """Ask for the cache line of ``data[index]``, which need not exist, into the second-level cache."""
+    """Ask for the cache line of ``data[index]``, which need not exist, into the first-level cache."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), cgutils.voidptr_t)
-        builder.call(function, [place, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+        builder.call(function, [place, _I32(0), _I32(3), _I32(1)])  # to read, first level, data
         return context.get_dummy_value()
 
     return types.void(data, types.uint64), generate

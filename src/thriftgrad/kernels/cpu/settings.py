@@ -29,8 +29,11 @@ LINE = 16
 CHUNK = 128
 """Elements that take their random bits from the same 16 Philox counters."""
 
-TILE = 20 * CHUNK
-"""Elements that go through all stages together, so that what is in between stays in the first-level cache.
+TILE = 10 * CHUNK
+"""The most elements that go through all stages together, so that what is in between stays in the first-level cache.
 
-A multiple of every packed chunk: 512 symbols of one bit, 256 of two, 128 of four, 5 in base 3, 8 of other widths.
+Tiles are multiples of a packed chunk: 512 symbols of one bit, 256 of two, 128 of four, 5 in base 3, 8 of other widths.
 """
+
+SLICE = 40 * CHUNK
+"""Slices begin at multiples of this, which all tiles divide."""

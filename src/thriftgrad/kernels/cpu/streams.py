@@ -13,7 +13,7 @@ from thriftgrad.kernels import recycled, reference
 from thriftgrad.kernels.cpu.fused import check_length, stream_nbytes
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
-from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, TILE, U
+from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, SLICE, U
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.cpu.wide_packing import pack_wide, unpack_wide
 
@@ -28,7 +28,7 @@ def pack(symbols: Tensor, alphabet: int) -> Tensor:
     n = symbols.numel()
     stream = recycled.empty(stream_nbytes(n, alphabet), torch.uint8)
     arrays = symbols.to(torch.uint8).contiguous().numpy(), U(alphabet), stream.numpy()
-    over_slices(lambda low, high: _pack(*arrays, U(low), U(high)), n, TILE)
+    over_slices(lambda low, high: _pack(*arrays, U(low), U(high)), n, SLICE)
     return stream
 
 
@@ -42,7 +42,7 @@ def unpack(stream: Tensor, numel: int, alphabet: int) -> Tensor:
     check_length(stream, numel, alphabet)
     symbols = recycled.empty(numel, torch.uint8)
     arrays = stream.contiguous().numpy(), U(alphabet), symbols.numpy()
-    over_slices(lambda low, high: _unpack(*arrays, U(low), U(high)), numel, TILE)
+    over_slices(lambda low, high: _unpack(*arrays, U(low), U(high)), numel, SLICE)
     return symbols
 
 
@@ -52,7 +52,7 @@ def largest_symbol(stream: Tensor, numel: int, alphabet: int) -> int:
         return int(unpack(stream, numel, alphabet).max()) if numel else -1
     check_length(stream, numel, alphabet)
     array, found = stream.contiguous().numpy(), list[int]()
-    over_slices(lambda low, high: found.append(int(_largest(array, U(alphabet), U(low), U(high)))), numel, TILE)
+    over_slices(lambda low, high: found.append(int(_largest(array, U(alphabet), U(low), U(high)))), numel, SLICE)
     return max(found)
 
 
@@ -70,14 +70,14 @@ def _unpack(stream: Any, alphabet: Any, symbols: Any, low: Any, high: Any) -> No
 
 @njit(**CACHED)
 def _largest(stream: Any, alphabet: Any, low: Any, high: Any) -> Any:
-    return _largest_of(pointer(stream), width_bits(alphabet), low, high, np.empty(TILE, np.uint8))
+    return _largest_of(pointer(stream), width_bits(alphabet), low, high, np.empty(SLICE, np.uint8))
 
 
 @njit(**COMPILED)
 def _largest_of(stream: Any, width: Any, low: Any, high: Any, symbols: Any) -> Any:
     largest = np.uint8(0)
-    for first in range(low, high, U(TILE)):
-        n = min(U(TILE), high - first)
+    for first in range(low, high, U(SLICE)):
+        n = min(U(SLICE), high - first)
         unpack_symbols(stream, nbytes(first, width), n, width, pointer(symbols), U(0))
         for p in range(n):
             largest = max(largest, symbols[p])
