@@ -93,15 +93,21 @@ def round_tile(
 
 
 @njit(**COMPILED)
-def leave(owed: Any, values: Any, low: Any, high: Any, scale: Any, bucket: Any, rest: Any, past_cache: Any) -> None:
-    """What is left over of elements low ... high. ``values``: their levels, overwritten."""
+def leave(
+    kind: Any, owed: Any, values: Any, low: Any, high: Any, scale: Any, bucket: Any, rest: Any, past_cache: Any
+) -> None:
+    """What is left over of elements low ... high. ``values``: their levels, but of signs; overwritten."""
     first = low
     b = low // bucket
     while first < high:
         end = min((b + U(1)) * bucket, high)
         c = scale[b]
-        for k in range(first - low, end - low):
-            values[k] = owed[k] - F(values[k] * c)
+        if kind == SIGNS:
+            for k in range(first - low, end - low):
+                values[k] = owed[k] - (c if owed[k] >= F(0) else -c)
+        else:
+            for k in range(first - low, end - low):
+                values[k] = owed[k] - F(values[k] * c)
         first = end
         b += U(1)
     lines = (high - low) // L if past_cache else U(0)
@@ -184,8 +190,9 @@ def quantise(
         else:
             round_tile(kind, source, at, first, last, scale, bucket, words, levels, alphabet, u, symbols)
         if memory_array is not None:
-            levels_of(kind, symbols, last - first, levels, alphabet, u)
-            leave(owed, u, first, last, scale, bucket, rest, past_cache)
+            if kind != SIGNS:
+                levels_of(kind, symbols, last - first, levels, alphabet, u)
+            leave(kind, owed, u, first, last, scale, bucket, rest, past_cache)
         pack_symbols(symbols, U(0), last - first, width, stream, nbytes(first, width))
     if past_cache:
         settle()

@@ -97,16 +97,59 @@ def interval(levels: Any, alphabet: Any, j: Any) -> Any:
 
 
 @njit(**INLINED)
-def beyond(a: Any, r: Any, low: Any, gap: Any) -> Any:
-    """1 iff a lies above the stochastic threshold of an interval: the sign of a difference, since a comparison would go
-    through a mask and back."""
-    return I(F(F(r * gap) - F(a - low)).view(np.uint32) >> np.uint32(31))
+def above_two(a: Any, r: Any, l0: Any, l1: Any, g0: Any, g1: Any) -> Any:
+    """How many stochastic thresholds lie below a, if it is in one of two intervals, or below them or above."""
+    upper = a >= l1
+    low, gap = l1 if upper else l0, g1 if upper else g0
+    # The sign of a difference, since a comparison would go through a mask and back.
+    outward = I(F(F(r * gap) - F(a - low)).view(np.uint32) >> np.uint32(31))
+    return I(outward + I(1)) if upper else outward
 
 
 @njit(**INLINED)
-def four_beyond(a: Any, r: Any, l0: Any, g0: Any, l1: Any, g1: Any, l2: Any, g2: Any, l3: Any, g3: Any) -> Any:
-    """Of four intervals."""
-    return I(I(beyond(a, r, l0, g0) + beyond(a, r, l1, g1)) + I(beyond(a, r, l2, g2) + beyond(a, r, l3, g3)))
+def above_four(a: Any, r: Any, l0: Any, l1: Any, l2: Any, l3: Any, g0: Any, g1: Any, g2: Any, g3: Any) -> Any:
+    """Likewise in one of four."""
+    upper = a >= l2
+    n = above_two(a, r, l2 if upper else l0, l3 if upper else l1, g2 if upper else g0, g3 if upper else g1)
+    return I(n + I(2)) if upper else n
+
+
+@njit(**INLINED)
+def above_eight(
+    a: Any,
+    r: Any,
+    l0: Any,
+    l1: Any,
+    l2: Any,
+    l3: Any,
+    l4: Any,
+    l5: Any,
+    l6: Any,
+    l7: Any,
+    g0: Any,
+    g1: Any,
+    g2: Any,
+    g3: Any,
+    g4: Any,
+    g5: Any,
+    g6: Any,
+    g7: Any,
+) -> Any:
+    """Likewise in one of eight."""
+    upper = a >= l4
+    n = above_four(
+        a,
+        r,
+        l4 if upper else l0,
+        l5 if upper else l1,
+        l6 if upper else l2,
+        l7 if upper else l3,
+        g4 if upper else g0,
+        g5 if upper else g1,
+        g6 if upper else g2,
+        g7 if upper else g3,
+    )
+    return I(n + I(4)) if upper else n
 
 
 @njit(**COMPILED)
@@ -147,8 +190,8 @@ def _count_four(
             word = words[w + chunk * U(64) + p]
             u, v = x[at + i] / scale, x[at + i + U(64)] / scale
             r, q = threshold(word & LOW), threshold(word >> HALF)
-            n = four_beyond(abs(u), r, l0, g0, l1, g1, l2, g2, l3, g3)
-            m = four_beyond(abs(v), q, l0, g0, l1, g1, l2, g2, l3, g3)
+            n = above_four(abs(u), r, l0, l1, l2, l3, g0, g1, g2, g3)
+            m = above_four(abs(v), q, l0, l1, l2, l3, g0, g1, g2, g3)
             symbols[to + i] = mirrored(u, base, n, last)
             symbols[to + i + U(64)] = mirrored(v, base, m, last)
 
@@ -185,10 +228,8 @@ def _count_eight(
             word = words[w + chunk * U(64) + p]
             u, v = x[at + i] / scale, x[at + i + U(64)] / scale
             r, q = threshold(word & LOW), threshold(word >> HALF)
-            n = four_beyond(abs(u), r, l0, g0, l1, g1, l2, g2, l3, g3)
-            m = four_beyond(abs(v), q, l0, g0, l1, g1, l2, g2, l3, g3)
-            n = I(n + four_beyond(abs(u), r, l4, g4, l5, g5, l6, g6, l7, g7))
-            m = I(m + four_beyond(abs(v), q, l4, g4, l5, g5, l6, g6, l7, g7))
+            n = above_eight(abs(u), r, l0, l1, l2, l3, l4, l5, l6, l7, g0, g1, g2, g3, g4, g5, g6, g7)
+            m = above_eight(abs(v), q, l0, l1, l2, l3, l4, l5, l6, l7, g0, g1, g2, g3, g4, g5, g6, g7)
             n, m = I(n + I(symbols[to + i])), I(m + I(symbols[to + i + U(64)]))
             symbols[to + i] = mirrored(u, base, n, last) if final else np.uint8(n)
             symbols[to + i + U(64)] = mirrored(v, base, m, last) if final else np.uint8(m)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.rounding import POWERS, SIGNS, UNIFORM
+from thriftgrad.kernels.cpu.rounding import POWERS, UNIFORM
 from thriftgrad.kernels.cpu.settings import COMPILED, INLINED, F, I, U
 
 
@@ -78,7 +78,7 @@ def levels_of(kind: Any, symbols: Any, n: Any, levels: Any, alphabet: Any, value
     """By the kind of rounding."""
     if kind == UNIFORM:
         uniform_values(symbols, n, levels, alphabet, values)
-    elif kind == POWERS or kind == SIGNS:  # of which there are two: -1 and 1
+    elif kind == POWERS:
         power_values(symbols, n, levels, alphabet, values)
     else:
         table_values(symbols, n, levels, alphabet, values)
