@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thriftgrad.comm import all_gather, all_to_all, broadcast, gather, run
+from thriftgrad.comm import all_gather, all_reduce, all_to_all, broadcast, gather, run
 from thriftgrad.core import TensorSpec
 from thriftgrad.lab.comparison import cpu_name
 from thriftgrad.lab.namespaces import Network
@@ -33,8 +33,8 @@ NBYTES = {"100mbit": 5_000_000}
 OTHERWISE_NBYTES = 12_500_000
 SMALL_NBYTES = 100
 
-Variant = tuple[Callable[[], object], Callable[[], object] | None, float]
-"""gloo's own, ours (None: the same), and the bytes on the busier way of the busiest link."""
+Variant = tuple[Callable[[], object], Callable[[], object], float]
+"""gloo's own, ours, and the bytes on the busier way of the busiest link."""
 
 
 def variants(rank: int, world: int, nbytes: int) -> dict[str, Variant]:
@@ -72,7 +72,11 @@ def variants(rank: int, world: int, nbytes: int) -> dict[str, Variant]:
             lambda: run(broadcast(x if rank == 0 else None, spec, 0)),
             others * nbytes,
         ),
-        "all-reduce, float32": (lambda: dist.all_reduce(numbers), None, 2 * others / world * nbytes),
+        "all-reduce, float32": (
+            lambda: dist.all_reduce(numbers),
+            lambda: run(all_reduce(numbers)),
+            2 * others / world * nbytes,
+        ),
     }
 
 
@@ -86,10 +90,9 @@ def be_a_rank(nbytes: int, rounds: int) -> None:
         for i in range(times + 1):
             for name, (theirs, ours, _) in variants(rank, world, size).items():
                 for who, function in (("gloo", theirs), ("ours", ours)):
-                    if function is not None:
-                        seconds = slowest(function)
-                        if i:  # the first is a warm-up
-                            timed.setdefault(f"{size} {name} {who}", []).append(seconds)
+                    seconds = slowest(function)
+                    if i:  # the first is a warm-up
+                        timed.setdefault(f"{size} {name} {who}", []).append(seconds)
     if rank == 0:
         print(json.dumps({name: median(seconds) for name, seconds in timed.items()}))
     dist.barrier()
@@ -117,16 +120,13 @@ def measured(workers: int, link: str, rounds: int) -> list[str]:
     seconds: dict[str, float] = json.loads(first.output.splitlines()[-1])
 
     def cell(name: str, who: str, sent: float) -> str:
-        taken = seconds.get(f"{nbytes} {name} {who}")
-        if taken is None:
-            return ""
+        taken = seconds[f"{nbytes} {name} {who}"]
         if shape.up_bits_per_second is None:
             return f"{1e3 * taken:.1f} ms"
         return f"{8 * sent / shape.up_bits_per_second / taken:.2f}"
 
     def small(name: str, who: str) -> str:
-        taken = seconds.get(f"{SMALL_NBYTES} {name} {who}")
-        return "" if taken is None else f"{1e3 * taken:.2f}"
+        return f"{1e3 * seconds[f'{SMALL_NBYTES} {name} {who}']:.2f}"
 
     return [
         f"| {workers} | {link} | {nbytes / 1e6:g} MB | {name} | "
