@@ -14,7 +14,7 @@ from samples import step
 from thriftgrad import AllReduce, Identity, Key, Ledger, PowerSGD, TensorSpec, kernels
 from thriftgrad.aggregate import TensorState
 from thriftgrad.aggregate.power_sgd import LowRank
-from thriftgrad.core.matrices import orthonormal
+from thriftgrad.kernels.orthonormal import orthonormal
 
 EVERYTHING = 0.0
 """``min_compression_rate``: compress every matrix."""

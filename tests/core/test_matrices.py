@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thriftgrad import TensorSpec
-from thriftgrad.core import matrices
-from thriftgrad.core.matrices import cholesky_qr, gram_schmidt, matrix_shape, orthonormal, qr
+from thriftgrad.core.matrices import matrix_shape
+from thriftgrad.kernels import orthonormal as ways
+from thriftgrad.kernels.orthonormal import cholesky_qr, gram_schmidt, orthonormal, qr
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -96,8 +97,8 @@ def test_one_bad_matrix_of_a_batch_costs_the_others_nothing(on_gpu: bool, monkey
     twice[0, :, 2] = 3 * twice[0, :, 1]
     batch = torch.cat([good, twice, nothing, other])
     if on_gpu:
-        basis = matrices._mended(
-            batch, *cholesky_qr(batch), lambda rest: matrices._mended(rest, *qr(rest), gram_schmidt)
+        basis = ways._mended(
+            batch, *cholesky_qr(batch), lambda rest: ways._mended(rest, *qr(rest), gram_schmidt)
         )
     else:
         basis = orthonormal(batch)

@@ -72,12 +72,22 @@ class Aggregator(Expression, ABC, Generic[State]):
         if not tensors:
             return [], state
         specs, inner = [entry.spec for entry in state], [entry.inner for entry in state]
-        tensors = [x.detach() for x in tensors]
-        finite = all_finite(tensors)
-        means, after = yield from self.exchange(tensors if finite else nans(tensors), specs, inner, key)
-        if not (finite and all_finite(means)):
+        tensors = [x.detach() if x.requires_grad else x for x in tensors]
+        means, after = yield from self.guarded(tensors, specs, inner, key)
+        if after is None:
             return nans(means), state
         return means, tuple(TensorState(spec, each) for spec, each in zip(specs, after, strict=True))
+
+    def guarded(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[State], key: Key
+    ) -> Comm[tuple[list[Tensor], list[State] | None]]:
+        """``exchange``, of NaN if anything is not finite here; None for the states if anything was not on any worker.
+
+        Overridden where that can be told without another reading of all tensors.
+        """
+        finite = all_finite(tensors)
+        means, after = yield from self.exchange(tensors if finite else nans(tensors), specs, states, key)
+        return means, after if finite and all_finite(means) else None
 
     def uncompressed(self, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
         """The names of the tensors that travel as they are, because this aggregator leaves them alone."""
@@ -218,7 +228,7 @@ def _check_fit(tensors: Sequence[Tensor], state: Sequence[TensorState]) -> None:
             f"aggregate: got {len(tensors)} tensors for the state of {len(state)}; call init for these ones."
         )
     for x, (spec, _) in zip(tensors, state, strict=True):
-        if tuple(x.shape) != spec.shape or x.dtype != spec.dtype:
+        if x.shape != spec.shape or x.dtype != spec.dtype:
             raise ValueError(
                 f"aggregate: tensor {spec.name!r} is {x.dtype} of shape {tuple(x.shape)}, its state was made for "
                 f"{spec.dtype} of shape {spec.shape}; call init for this one."

@@ -78,8 +78,9 @@ def all_reduce_list(tensors: Sequence[Tensor], divisor: int = 1) -> Comm[list[Te
     sums: dict[int, Tensor] = {}
     for dtype in sorted({x.dtype for x in tensors}, key=str):
         chosen = [i for i, x in enumerate(tensors) if x.dtype == dtype]
-        buffer = torch.cat([tensors[i].reshape(-1) for i in chosen])
+        parts = [tensors[i].reshape(-1) for i in chosen]
+        buffer = parts[0] if len(parts) == 1 and divisor == 1 else torch.cat(parts)
         buffer = yield from all_reduce(buffer.div_(divisor) if divisor > 1 else buffer)
-        parts = torch.split(buffer, [tensors[i].numel() for i in chosen])
-        sums |= {i: part.view(tensors[i].shape) for i, part in zip(chosen, parts, strict=True)}
+        split = torch.split(buffer, [part.numel() for part in parts])
+        sums |= {i: part.view(tensors[i].shape) for i, part in zip(chosen, split, strict=True)}
     return [sums[i] for i in range(len(tensors))]

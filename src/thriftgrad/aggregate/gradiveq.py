@@ -16,7 +16,7 @@ from thriftgrad.aggregate.drift import settled
 from thriftgrad.comm import Comm, place, replicated
 from thriftgrad.compress.buckets import check_integer
 from thriftgrad.core import Key, TensorSpec, wide
-from thriftgrad.core.matrices import orthonormal
+from thriftgrad.kernels.orthonormal import orthonormal
 
 _SEEN = 1e-10
 """Of the greatest second moment; what is less is rounding noise of float32, whose square is about 1e-14."""

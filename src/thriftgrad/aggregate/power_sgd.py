@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from thriftgrad import kernels
-from thriftgrad.aggregate.aggregator import Aggregator, warn_of_none
-from thriftgrad.aggregate.drift import settled
-from thriftgrad.aggregate.subspace import Fit, Fits, one_sided, two_sided
+from thriftgrad.aggregate.aggregator import Aggregator, nans, warn_of_none
+from thriftgrad.aggregate.stacks import Group, Order, Specs, beside, end_to_end, joined, laid_out, ordered, wider
+from thriftgrad.aggregate.subspace import Fit, Peers, Stack, one_sided, split, two_sided
 from thriftgrad.comm import Comm, place, replicated
 from thriftgrad.compress.buckets import check_integer
-from thriftgrad.core import Key, TensorSpec, wide
+from thriftgrad.core import Key, TensorSpec, all_finite, wide
 from thriftgrad.core.matrices import matrix_shape
 
 
@@ -137,90 +139,107 @@ class PowerSGD(Aggregator[LowRank]):
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[LowRank], key: Key
     ) -> Comm[tuple[list[Tensor], list[LowRank]]]:
+        means, after, _ = yield from self._step(tensors, specs, states, key)
+        return means, after
+
+    def guarded(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[LowRank], key: Key
+    ) -> Comm[tuple[list[Tensor], list[LowRank] | None]]:
+        """What is not finite shows in the factors, so that only these are looked through."""
+        means, after, bounded = yield from self._step(tensors, specs, states, key)
+        return means, after if bounded or all_finite(means) else None
+
+    def _step(
+        self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[LowRank], key: Key
+    ) -> Comm[tuple[list[Tensor], list[LowRank], bool]]:
+        """``exchange``, and whether the factors alone show that all means are finite."""
         me = yield from place()
-        batches: dict[tuple[object, ...], list[int]] = {}
-        plain: list[int] = []
-        for i, (spec, state) in enumerate(zip(specs, states, strict=True)):
-            if self.compresses(spec) and not self._sends_all(state.step):
-                kind = matrix_shape(spec), wide(spec.dtype), spec.device, self._from_left(state.step)
-                batches.setdefault(kind, []).append(i)
+        steps = {state.step for state in states}
+        sides = {step: None if self._sends_all(step) else self._from_left(step) for step in steps}
+        order = _ordered(self, Specs(specs), tuple([sides[state.step] for state in states]))
+        plain = [self._whole(tensors[i], states[i]) for i in order.plain]
+        stacks = [group.stack(tensors, [state.memory for state in states]) for group in order.groups]
+        starts = [[self._start(specs[i], states[i], key) for i in group.chosen] for group in order.groups]
+
+        def guard(sent: list[Tensor]) -> list[Tensor]:
+            fine = all(math.isfinite(kernels.extremes(x)[1]) for x in sent)
+            return sent if fine or all_finite(tensors) else nans(sent)
+
+        peers = Peers(me.world, any(self._due(step) for step in steps), guard)
+        fits, found = yield from self._fit(stacks, starts, end_to_end(plain, me.world), peers)
+        means = yield from replicated(lambda: laid_out(order, specs, fits, plain, found))
+        after: dict[int, LowRank] = {}
+        for i in order.plain:
+            state = states[i]
+            if sides[state.step] is None and self.compresses(specs[i]) and state.step >= self.start_after:
+                after[i] = yield from self._refreshed(specs[i], state, means[i], key)
             else:
-                plain.append(i)
-
-        matrices = [self._owed([tensors[i] for i in batch], [states[i] for i in batch]) for batch in batches.values()]
-        given = [m.clone() for m in matrices] if self.memory == "global" else []
-        starts = [torch.stack([self._start(specs[i], states[i], key) for i in batch]) for batch in batches.values()]
-        lefts = [self._from_left(states[batch[0]].step) for batch in batches.values()]
-        waiting = [self._whole(tensors[i], states[i]) / me.world for i in plain]
-        due = any(self._due(state.step) for state in states)
-        fits, plain_means = yield from self._fit(matrices, starts, lefts, waiting, me.world, due)
-
-        means = dict(zip(plain, plain_means, strict=True))
-        after = {}
-        for i in plain:
-            after[i] = yield from self._after_all(specs[i], states[i], means[i], key)
-        for batch, fit, memories in zip(batches.values(), fits, self._memories(fits, given), strict=True):
-            any_lost = self.warm_start and bool((fit.factors == 0).all(1).any())
-            for at, i in enumerate(batch):
-                means[i] = fit.estimate[at].view(specs[i].shape)
-                factor = fit.factors[at].clone() if self.warm_start else None  # else it would keep a whole buffer
-                if factor is not None and any_lost:
+                after[i] = LowRank(state.step + 1, state.memory, state.factor)
+        most = min(torch.finfo(dtype).max for dtype in {x.dtype for x in tensors}) / 2  # with room for rounding
+        bounded = all(x.dtype == tensors[i].dtype for i, x in zip(order.plain, plain, strict=True))
+        bounded &= all(kernels.extremes(x)[1] <= most for x in found)
+        for group, stack, iterations in zip(order.groups, stacks, fits, strict=True):
+            sizes = [kernels.extremes(fit.factor) for fit in iterations]
+            # No element of an orthonormal factor is above one.
+            bounded &= self.rank * sum(greatest for _, greatest in sizes) < most
+            any_zero = any(least == 0 for least, _ in sizes)
+            owed = self._memories(group, stack, tensors, states, means)
+            for i, memory, factor in zip(group.chosen, owed, self._factors(group, iterations), strict=True):
+                if factor is not None and any_zero:  # as in a column that is lost
                     factor = self._renewed(factor, specs[i], states[i].step + 1, key)
-                after[i] = LowRank(states[i].step + 1, None if memories is None else memories[at], factor)
-        order = range(len(tensors))
-        return [means[i].to(tensors[i].dtype) for i in order], [after[i] for i in order]
+                after[i] = LowRank(states[i].step + 1, memory, factor)
+        means = [mean if mean.dtype == x.dtype else mean.to(x.dtype) for mean, x in zip(means, tensors, strict=True)]
+        return means, [after[i] for i in range(len(tensors))], bounded
 
     def _fit(
-        self,
-        matrices: Sequence[Tensor],
-        starts: Sequence[Tensor],
-        lefts: Sequence[bool],
-        waiting: Sequence[Tensor],
-        world: int,
-        due: bool,
-    ) -> Comm[Fits]:
-        """All iterations of one step; ``lefts``: which batches start from a left factor, only where sides alternate."""
-
-        def settle(factors: Sequence[Tensor]) -> Comm[Sequence[Tensor]]:
-            return (yield from settled("PowerSGD", factors)) if due and factors else factors
-
-        rests, factors = list(matrices), list(starts)
-        estimates: list[Tensor] = []
-        means: list[Tensor] = []
+        self, stacks: Sequence[Stack], starts: Sequence[Sequence[Tensor]], waiting: Sequence[Tensor], peers: Peers
+    ) -> Comm[tuple[list[list[Fit]], list[Tensor]]]:
+        """All iterations of one step on each stack, and the means of what was waiting; ``starts``: of each matrix."""
+        if not stacks:
+            return [], (yield from peers.sums([], waiting))[1]
         k = self.residual_iterations
-        for at in range(k if matrices else 1):
+        keep_rest = self.memory == "local" or k > 1
+        found: list[Tensor] = []
+        rounds: list[list[Fit]] = []
+        if peers.due and not self.alternating:
+            vectors = yield from peers.settle([joined(each) for each in starts])
+            starts = [split(vector, wider(s.sizes, k), False) for s, vector in zip(stacks, vectors, strict=True)]
+        for at in range(k):
             if self.alternating:
-                fits, found = yield from one_sided(rests, factors, lefts, waiting, world, settle)
-                factors, lefts = [fit.factors for fit in fits], [not left for left in lefts]
+                begin = [fit.factor for fit in rounds[-1]] if rounds else [joined(each) for each in starts]
+                fits, means = yield from one_sided(stacks, begin, waiting, peers, keep_rest)
+                stacks = [stack._replace(from_left=not stack.from_left) for stack in stacks]
             else:
-                blocks = [start.chunk(k, 2)[at] for start in starts]
-                fits, found = yield from two_sided(rests, blocks, waiting, world, self.power_iterations, settle)
-                ended = [fit.factors for fit in fits]
-                factors = ended if at == 0 else [torch.cat(each, 2) for each in zip(factors, ended, strict=True)]
-            means, waiting = means or found, []
-            rests = [fit.rest for fit in fits]
-            found_now = [fit.estimate for fit in fits]
-            estimates = [a + b for a, b in zip(estimates, found_now, strict=True)] if estimates else found_now
-        return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
+                block = starts if k == 1 else [[q.chunk(k, 1)[at] for q in each] for each in starts]
+                fits, means = yield from two_sided(stacks, block, waiting, peers, self.power_iterations, keep_rest)
+            found, waiting = found or means, []
+            rounds.append(fits)
+        return [list(each) for each in zip(*rounds, strict=True)], found
 
-    def _owed(self, tensors: Sequence[Tensor], states: Sequence[LowRank]) -> Tensor:
-        """Tensors of one shape with their memories, as matrices in a batch."""
-        shape = matrix_shape(TensorSpec.of(tensors[0]))
-        batch = tensors[0].new_empty((len(tensors), *shape), dtype=wide(tensors[0].dtype))
-        for row, x, state in zip(batch, tensors, states, strict=True):
-            if state.memory is None:
-                row.copy_(x.reshape(shape))
-            else:
-                torch.add(x.reshape(shape).to(row.dtype), state.memory, out=row)
-        return batch
-
-    def _memories(self, fits: Sequence[Fit], given: Sequence[Tensor]) -> list[Tensor | None]:
-        """What each batch goes on owing; ``given``: what it owed, where that is compared with the estimate."""
+    def _memories(
+        self,
+        group: Group,
+        stack: Stack,
+        tensors: Sequence[Tensor],
+        states: Sequence[LowRank],
+        means: Sequence[Tensor],
+    ) -> Sequence[Tensor | None]:
+        """What each matrix goes on owing."""
         if self.memory == "local":
-            return [fit.rest for fit in fits]
-        if self.memory == "global":
-            return [matrix - fit.estimate for matrix, fit in zip(given, fits, strict=True)]
-        return [None] * len(fits)
+            return stack.matrices.tensors()
+        if self.memory == "none":
+            return [None] * len(group.chosen)
+        return [
+            (self._whole(tensors[i], states[i]) - means[i]).reshape(n, m)
+            for i, (n, m, _) in zip(group.chosen, group.sizes, strict=True)
+        ]
+
+    def _factors(self, group: Group, iterations: Sequence[Fit]) -> Sequence[Tensor | None]:
+        """Where each matrix starts in the next step."""
+        if not self.warm_start:
+            return [None] * len(group.chosen)
+        ended = [fit.factor for fit in (iterations[-1:] if self.alternating else iterations)]
+        return beside(ended, group.sizes, not iterations[-1].basis_is_left)
 
     def _whole(self, x: Tensor, state: LowRank) -> Tensor:
         """The tensor as it travels uncompressed: with its memory, which is zero before ``start_after``."""
@@ -228,16 +247,14 @@ class PowerSGD(Aggregator[LowRank]):
             return x
         return x.to(state.memory.dtype) + state.memory.view(x.shape)
 
-    def _after_all(self, spec: TensorSpec, state: LowRank, mean: Tensor, key: Key) -> Comm[LowRank]:
-        """The state after a step in which the tensor travelled as it is: nothing is owed."""
-        after = state._replace(step=state.step + 1)
-        if not self.compresses(spec) or state.step < self.start_after:
-            return after
+    def _refreshed(self, spec: TensorSpec, state: LowRank, mean: Tensor, key: Key) -> Comm[LowRank]:
+        """The state after a step in which a tensor that is otherwise compressed travelled whole: nothing is owed."""
+        step = state.step + 1
         memory = None if state.memory is None else torch.zeros_like(state.memory)
-        factor = yield from replicated(lambda: self._leading(mean.view(matrix_shape(spec)), after.step))
+        factor = yield from replicated(lambda: self._leading(mean.view(matrix_shape(spec)), step))
         if factor is not None:
-            factor = self._renewed(factor, spec, after.step, key)
-        return LowRank(after.step, memory, factor)
+            factor = self._renewed(factor, spec, step, key)
+        return LowRank(step, memory, factor)
 
     def _leading(self, mean: Tensor, step: int) -> Tensor | None:
         """The leading singular vectors of the mean, on the side where this step starts; None if it is not finite."""
@@ -279,4 +296,12 @@ class PowerSGD(Aggregator[LowRank]):
 
     def _renewed(self, factor: Tensor, spec: TensorSpec, step: int, key: Key) -> Tensor:
         """The factor with its lost columns drawn anew; ``step`` is the one that it starts."""
-        return torch.where((factor == 0).all(0), self._draw(spec, step, key.fold("lost")), factor)
+        lost = (factor == 0).all(0)
+        return torch.where(lost, self._draw(spec, step, key.fold("lost")), factor) if lost.any() else factor
+
+
+@lru_cache(maxsize=64)
+def _ordered(method: PowerSGD, specs: Specs, sides: tuple[bool | None, ...]) -> Order:
+    """What becomes of each tensor; ``sides``: where its step starts, None where all tensors travel as they are."""
+    chosen = [side if method.compresses(spec) else None for spec, side in zip(specs.each, sides, strict=True)]
+    return ordered(specs.each, chosen, method.rank)

@@ -1,8 +1,7 @@
 """Subspace iteration on the mean of the workers' matrices, in products that all-reduce can sum.
 
-Both ways take batches of matrices float32[b, n, m], or float64, which they change into what is left of them, and one
-start of each: float32 factors that are equal on all workers. ``waiting`` are tensors that ride with the first factors
-in one buffer.
+Both ways take stacks of matrices and where each starts: factors that are equal on all workers, float32. ``waiting`` are
+tensors that ride with the first factors; what they become are the means.
 """
 
 from __future__ import annotations
@@ -13,114 +12,112 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thriftgrad import kernels
 from thriftgrad.aggregate.all_reduce import all_reduce_list
+from thriftgrad.aggregate.drift import settled
 from thriftgrad.comm import Comm, replicated
-from thriftgrad.core.matrices import orthonormal
+from thriftgrad.kernels import Matrices, Sizes
 
-Settle = Callable[[Sequence[Tensor]], Comm[Sequence[Tensor]]]
-"""Makes sure that factors are equal on all workers, or leaves them as they are."""
+
+class Stack(NamedTuple):
+    """Matrices of one type on one device whose step starts on the same side."""
+
+    matrices: Matrices
+    sizes: Sizes
+    from_left: bool
 
 
 class Fit(NamedTuple):
-    """What became of one batch."""
+    """What became of one stack: the estimates of the means are the products of the two factors, left by right^T."""
 
-    estimate: Tensor  # of the mean, equal on all workers
-    rest: Tensor  # this worker's matrices, less its own part of the estimate: the batch itself
-    factors: Tensor  # float32: where the next step starts
+    basis: Tensor  # orthonormal
+    factor: Tensor  # as long as the matrices are: where the next step starts
+    basis_is_left: bool
+
+    @property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The left factor and the right one."""
+        return (self.basis, self.factor) if self.basis_is_left else (self.factor, self.basis)
 
 
 Fits = tuple[list[Fit], list[Tensor]]
-"""Of the batches, and the means of what was waiting."""
+"""Of the stacks, and the means of what was waiting."""
+
+
+class Peers(NamedTuple):
+    """What lies between this worker and the others."""
+
+    world: int
+    due: bool  # whether digests go round in this step
+    guard: Callable[[list[Tensor]], list[Tensor]]  # looks at what is sent first, and may send something else
+
+    def settle(self, vectors: Sequence[Tensor]) -> Comm[Sequence[Tensor]]:
+        """Factors, made sure to be equal on all workers if that is due."""
+        return (yield from settled("PowerSGD", vectors)) if self.due and vectors else vectors
+
+    def sums(self, factors: Sequence[Tensor], waiting: Sequence[Tensor]) -> Comm[tuple[list[Tensor], list[Tensor]]]:
+        """Over the workers, of the first message."""
+        sums = yield from all_reduce_list(self.guard([*factors, *waiting]))
+        return sums[: len(factors)], sums[len(factors) :]
 
 
 def two_sided(
-    batches: Sequence[Tensor],
-    starts: Sequence[Tensor],
+    stacks: Sequence[Stack],
+    starts: Sequence[Sequence[Tensor]],
     waiting: Sequence[Tensor],
-    world: int,
+    peers: Peers,
     power_iterations: int,
-    settle: Settle,
+    keep_rest: bool,
 ) -> Comm[Fits]:
-    """P = orthonormalise(mean(M Q)), Q' = mean(M^T P), with Q' for Q as often as asked; the estimate is P Q'^T."""
-    factors = yield from settle(starts)
-    means: list[Tensor] = []
-    for _ in range(power_iterations if batches else 1):
-        lefts = [_sent(m, _unit(q), world) for m, q in zip(batches, factors, strict=True)]
-        sums = yield from all_reduce_list([*lefts, *waiting])
-        means, waiting = means or sums[len(lefts) :], []
-        bases = yield from settle((yield from _orthonormal(sums[: len(lefts)])))
-        rights = [_sent(m.mT, p, world) for m, p in zip(batches, bases, strict=True)]
-        factors = yield from all_reduce_list(rights)
-    estimates = yield from _products(batches, bases, factors)
-    rests = [_left_of(m, p, world * q) for m, p, q in zip(batches, bases, rights, strict=True)]
-    return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
+    """P = orthonormalise(mean(M Q)), Q' = mean(M^T P), with Q' for Q as often as asked; the estimate is P Q'^T.
+
+    ``starts``: Q of each matrix. ``keep_rest``: each M becomes M - P (M^T P)^T.
+    """
+    left = [True] * len(stacks)
+    sent = [stack.matrices.times_unit(q, peers.world) for stack, q in zip(stacks, starts, strict=True)]
+    lefts, means = yield from peers.sums(sent, waiting)
+    for later in reversed(range(power_iterations)):
+        bases = yield from peers.settle((yield from _orthonormal(stacks, lefts, left)))
+        factors = yield from all_reduce_list(_multiplied(stacks, bases, left, peers.world, keep_rest and not later))
+        if later:
+            starts = [split(q, stack.sizes, False) for stack, q in zip(stacks, factors, strict=True)]
+            sent = [stack.matrices.times_unit(q, peers.world) for stack, q in zip(stacks, starts, strict=True)]
+            lefts = yield from all_reduce_list(sent)
+    return [Fit(*each) for each in zip(bases, factors, left, strict=True)], means
 
 
 def one_sided(
-    batches: Sequence[Tensor],
-    starts: Sequence[Tensor],
-    from_left: Sequence[bool],
-    waiting: Sequence[Tensor],
-    world: int,
-    settle: Settle,
+    stacks: Sequence[Stack], starts: list[Tensor], waiting: Sequence[Tensor], peers: Peers, keep_rest: bool
 ) -> Comm[Fits]:
     """Q' = orthonormalise(Q), P = mean(M Q'); the estimate is P Q'^T, and P starts the next step, from the left.
 
     From the left: P' = orthonormalise(P), Q = mean(M^T P'), P' Q^T. Half the products and one all-reduce.
+    ``starts``: of each stack in one vector. ``keep_rest``: each M becomes M less its own part of the estimate.
     """
-    bases = yield from settle((yield from _orthonormal(starts)))
-    sent = [_sent(m.mT if left else m, basis, world) for m, basis, left in zip(batches, bases, from_left, strict=True)]
-    sums = yield from all_reduce_list([*sent, *waiting])
-    factors, means = sums[: len(sent)], sums[len(sent) :]
-
-    def sides(others: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        return [(b, f) if left else (f, b) for b, f, left in zip(bases, others, from_left, strict=True)]
-
-    lefts, rights = zip(*sides(factors), strict=True) if batches else ((), ())
-    estimates = yield from _products(batches, lefts, rights)
-    own = sides([world * each for each in sent])
-    rests = [_left_of(m, *each) for m, each in zip(batches, own, strict=True)]
-    return [Fit(*each) for each in zip(estimates, rests, factors, strict=True)], means
+    left = [stack.from_left for stack in stacks]
+    bases = yield from peers.settle((yield from _orthonormal(stacks, starts, left)))
+    factors, means = yield from peers.sums(_multiplied(stacks, bases, left, peers.world, keep_rest), waiting)
+    factors = [factor.clone() for factor in factors]  # else a state would keep the buffer, and all that waited in it
+    return [Fit(*each) for each in zip(bases, factors, left, strict=True)], means
 
 
-def _orthonormal(factors: Sequence[Tensor]) -> Comm[list[Tensor]]:
-    return (yield from replicated(lambda: [orthonormal(each) for each in factors]))
+def split(vector: Tensor, sizes: Sizes, left: bool) -> list[Tensor]:
+    """The factors that lie in a vector, [n or m, r] of each matrix."""
+    lengths = [size.n if left else size.m for size in sizes]
+    pieces = torch.split(vector, [length * size.r for length, size in zip(lengths, sizes, strict=True)])
+    return [piece.view(length, -1) for piece, length in zip(pieces, lengths, strict=True)]
 
 
-def _unit(factors: Tensor) -> Tensor:
-    """The same directions at length one, zeros left as they are.
-
-    Q' is as long as the gradient is, and a product with the next one as its square, which float32 need not hold.
-    """
-    wide = factors.to(torch.float64)
-    lengths = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    return (wide / torch.where(lengths == 0, 1.0, lengths)).to(torch.float32)
-
-
-def _products(batches: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> Comm[list[Tensor]]:
-    """P Q^T, in the type of each batch."""
-
-    def products() -> list[Tensor]:
-        return [_product(p.to(m.dtype), q.to(m.dtype).mT) for m, p, q in zip(batches, lefts, rights, strict=True)]
-
-    return (yield from replicated(products))
+def _multiplied(
+    stacks: Sequence[Stack], bases: Sequence[Tensor], left: Sequence[bool], world: int, keep_rest: bool
+) -> list[Tensor]:
+    """This worker's share of the other factors."""
+    each = list(zip([stack.matrices for stack in stacks], bases, left, strict=True))
+    if keep_rest:
+        return [matrices.split(basis, side, world) for matrices, basis, side in each]
+    return [matrices.times(basis, side, world) for matrices, basis, side in each]
 
 
-def _sent(m: Tensor, q: Tensor, world: int) -> Tensor:
-    """This worker's share of mean(M Q), float32; divided before the sum, which could leave the type's range.
-
-    As (Q^T M^T)^T, which a processor's matrix library multiplies several times as fast as M Q.
-    """
-    return (q.to(m.dtype).mT @ m.mT / world).mT.to(torch.float32)
-
-
-def _product(p: Tensor, q: Tensor) -> Tensor:
-    """P Q; an outer product element by element, since batched matrix products are slow at an inner dimension of one."""
-    return p * q if p.shape[2] == 1 else p @ q
-
-
-def _left_of(m: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """M - P Q^T, in place."""
-    if p.shape[2] == 1:
-        return m.addcmul_(p.to(m.dtype), q.to(m.dtype).mT, value=-1)
-    return m.baddbmm_(p.to(m.dtype), q.to(m.dtype).mT, alpha=-1)
+def _orthonormal(stacks: Sequence[Stack], factors: Sequence[Tensor], left: Sequence[bool]) -> Comm[list[Tensor]]:
+    each = [(f, s.sizes, side) for s, f, side in zip(stacks, factors, left, strict=True)]
+    return (yield from replicated(lambda: [kernels.orthonormal_factors(*one) for one in each]))

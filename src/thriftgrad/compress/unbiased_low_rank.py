@@ -12,7 +12,8 @@ from thriftgrad import kernels
 from thriftgrad.compress.fraction import check_rank
 from thriftgrad.compress.random_k import Seed
 from thriftgrad.core import Key, Layout, LinearCompressor, Payload, TensorSpec, floating, wide
-from thriftgrad.core.matrices import matrix_shape, orthonormal
+from thriftgrad.core.matrices import matrix_shape
+from thriftgrad.kernels.orthonormal import orthonormal
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,12 +1,13 @@
 """Inner loops with random numbers that no global generator owns.
 
 ``reference`` and ``quantised`` define every function in plain torch, for any device. A faster backend, chosen by the
-tensor's device and ``use``, equals them bit for bit.
+tensor's device and ``use``, equals them bit for bit; the products of ``low_rank``, to rounding.
 """
 
-from thriftgrad.kernels import prefix_codes, quantised, reference, sparse
+from thriftgrad.kernels import low_rank, prefix_codes, quantised, reference, sparse
 from thriftgrad.kernels.cpu.threads import set_threads, threads
 from thriftgrad.kernels.dispatch import backend, dispatched, use
+from thriftgrad.kernels.low_rank import Matrices, Size, Sizes
 from thriftgrad.kernels.prefix_codes import Grouping
 from thriftgrad.kernels.quantised import Quantised, uniform_levels
 from thriftgrad.kernels.reference import normal
@@ -41,11 +42,18 @@ write_lengths = dispatched(prefix_codes.write_lengths)
 read_lengths = dispatched(prefix_codes.read_lengths)
 write_groups = dispatched(prefix_codes.write_groups)
 read_groups = dispatched(prefix_codes.read_groups)
+low_rank_matrices = dispatched(low_rank.low_rank_matrices)
+outer_products = dispatched(low_rank.outer_products)
+orthonormal_factors = dispatched(low_rank.orthonormal_factors)
+extremes = dispatched(low_rank.extremes)
 
 __all__ = [
     "Chosen",
     "Grouping",
+    "Matrices",
     "Quantised",
+    "Size",
+    "Sizes",
     "add_at",
     "backend",
     "bucket_norms",
@@ -53,13 +61,17 @@ __all__ = [
     "code_lengths",
     "count_groups",
     "dequantise_add",
+    "extremes",
     "hadamard",
     "lane_sums",
     "largest",
     "largest_of_rows",
     "largest_symbol",
+    "low_rank_matrices",
     "nearest_level",
     "normal",
+    "orthonormal_factors",
+    "outer_products",
     "owed",
     "pack",
     "permutation",

@@ -12,7 +12,8 @@ from torch import Tensor
 from thriftgrad import kernels
 from thriftgrad.compress.fraction import check_rank
 from thriftgrad.core import Key, TensorSpec
-from thriftgrad.core.matrices import matrix_shape, orthonormal
+from thriftgrad.core.matrices import matrix_shape
+from thriftgrad.kernels.orthonormal import orthonormal
 from thriftgrad.local.outer import Outer, OuterSGD, check_momentum, check_rate
 
 

@@ -24,6 +24,7 @@ from thriftgrad.kernels.cpu.huffman import (
     write_groups,
     write_lengths,
 )
+from thriftgrad.kernels.cpu.low_rank import extremes, low_rank_matrices, orthonormal_factors, outer_products
 from thriftgrad.kernels.cpu.permutation import permutation
 from thriftgrad.kernels.cpu.streams import largest_symbol, pack, unpack
 from thriftgrad.kernels.cpu.top_k import add_at, choose_largest, largest, largest_of_rows, owed
@@ -35,11 +36,15 @@ __all__ = [
     "code_lengths",
     "count_groups",
     "dequantise_add",
+    "extremes",
     "hadamard",
     "largest",
     "largest_of_rows",
     "largest_symbol",
+    "low_rank_matrices",
     "nearest_level",
+    "orthonormal_factors",
+    "outer_products",
     "owed",
     "pack",
     "permutation",
