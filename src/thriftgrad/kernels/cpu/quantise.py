@@ -160,7 +160,7 @@ def quantise(
     """Elements low ... high (multiples of a tile, or the end). ``known``: the scales are there already.
 
     A bucket's norm is taken when the first tile comes that it has a part in; one that two slices share is computed
-    by both. x is asked for a bucket and a tile ahead. ``past_cache``: ``rest`` is aligned, and larger than a cache.
+    by both. x is asked for a bucket and two tiles ahead. ``past_cache``: ``rest`` is aligned, and larger than a cache.
     """
     x, memory, rest = pointer(x_array), pointer(memory_array), pointer(rest_array)
     stream, scale, levels = pointer(stream_array), pointer(scale_array), pointer(level_array)
@@ -176,7 +176,7 @@ def quantise(
             ready += U(1)
         source = x
         at: Any = first
-        ahead = last if known else last + bucket
+        ahead = last + tile if known else last + tile + bucket
         if kind == SIGNS:
             ask(x, memory, ahead, ahead + (last - first))
         else:
