@@ -12,8 +12,8 @@ FORWARD, BACKWARD = 10.0, 20.0
 COMPUTE = Compute(FORWARD, BACKWARD)
 
 
-def seconds(*ways: Way, lanes: float = 2.0, compute: Compute = COMPUTE) -> float:
-    return step_seconds(compute, ways, lanes)
+def seconds(*ways: Way, lanes: float = 2.0, in_turn: bool = False) -> float:
+    return step_seconds(COMPUTE, ways, lanes, in_turn)
 
 
 def test_nothing_to_exchange_is_forward_and_backward() -> None:
@@ -58,11 +58,13 @@ def test_two_rounds_of_two_buckets_fill_each_others_waits() -> None:
     assert seconds(one, two) == pytest.approx(30 + 1 + 4 * 4 + 1)
 
 
-def test_a_second_round_is_held_until_the_next_bucket_has_begun() -> None:
-    """As a lane has it, for one order on every rank: A1 (10-11), then B1 (30-31), A2 (31-32), B2 (32-33)."""
+def test_a_second_round_is_held_until_the_next_bucket_has_begun_where_turns_are_kept() -> None:
+    """A1 (10-11), then B1 (30-31), A2 (31-32), B2 (32-33); otherwise A is over long before B begins."""
     rounds = ((0.0, Flight(1.0)), (0.0, Flight(1.0)))
-    assert seconds(Way(0.0, rounds)) == 30
-    assert seconds(Way(0.0, rounds), Way(BACKWARD, rounds)) == pytest.approx(33)
+    one, two = Way(0.0, rounds), Way(BACKWARD, rounds)
+    assert seconds(one) == seconds(one, in_turn=True) == 30
+    assert seconds(one, two, in_turn=True) == pytest.approx(33)
+    assert seconds(one, two) == pytest.approx(32)
 
 
 def test_a_flight_that_takes_the_processor_slows_the_backward_pass() -> None:
@@ -84,8 +86,9 @@ def test_lanes_are_shared_fairly() -> None:
     assert fair([1.0], 0.25) == [0.25]
 
 
+@pytest.mark.parametrize("in_turn", [False, True], ids=["as computed", "in turn"])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_step_is_shorter_than_its_parts_or_longer_than_their_sum(seed: int) -> None:
+def test_no_step_is_shorter_than_its_parts_or_longer_than_their_sum(seed: int, in_turn: bool) -> None:
     draw = random.Random(seed)
     compute = Compute(draw.uniform(1, 20), draw.uniform(1, 20))
     lanes = draw.choice((0.5, 1.0, 1.5, 2.0, 8.0))
@@ -100,7 +103,7 @@ def test_no_step_is_shorter_than_its_parts_or_longer_than_their_sum(seed: int) -
     ]
     codec = [sum(each for each, _ in way.rounds) + way.decode_seconds for way in ways]
     flights = [sum(flight.seconds for _, flight in way.rounds) for way in ways]
-    found = step_seconds(compute, ways, lanes)
+    found = step_seconds(compute, ways, lanes, in_turn)
     slow = 1 / min(1.0, lanes)
     work = compute.forward_seconds * slow + (compute.backward_seconds + sum(codec)) / lanes
     chains = [

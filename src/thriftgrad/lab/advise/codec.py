@@ -119,8 +119,9 @@ def _timed(exchange: _Exchange) -> Seen:
 def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:
     """The same worker, whose estimates become the gradients, as ``attach`` has it."""
     means, state = yield from worker
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_(mean)
+    if len({mean.untyped_storage().data_ptr() for mean in means}) > 1:  # else DDP takes them as they lie
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean)
     return means, state
 
 

@@ -56,7 +56,7 @@ class Setting:
         buckets = contender.coded.buckets
         ready = self.ready_seconds if gap is None else [self.compute.backward_seconds] * len(buckets)
         ways = [each.way(at, workers, transport) for each, at in zip(buckets, ready, strict=True)]
-        step = step_seconds(self.compute, ways, self.lanes)
+        step = step_seconds(self.compute, ways, self.lanes, in_turn=workers > 2)  # of two, each message has its tag
         return alone + (step - alone) / gap if gap else step + self.buffers_seconds(workers, transport)
 
 

@@ -44,18 +44,19 @@ class Compute:
         return (self.forward_seconds + self.backward_seconds) / min(1.0, lanes)
 
 
-def step_seconds(compute: Compute, ways: Sequence[Way], lanes: float) -> float:
+def step_seconds(compute: Compute, ways: Sequence[Way], lanes: float, in_turn: bool = False) -> float:
     """How long a step lasts.
 
-    The communication thread computes what has become possible first, and requests fly in the order of ``comm.Lane``:
-    round i of DDP bucket j in turn i + j, in a turn a bucket's first round before the others. ``lanes``: how many
-    computations of a worker run at full speed side by side, a fraction where workers share processors.
+    The communication thread computes what has become possible first, and what is computed first flies first; or, with
+    ``in_turn``, in the order of ``comm.Lane``: round i of DDP bucket j in turn i + j, in a turn a bucket's first round
+    before the others. ``lanes``: how many computations of a worker run at full speed side by side, a fraction where
+    workers share processors.
 
     >>> one = Way(ready_seconds=2.0, rounds=((0.5, Flight(3.0)),), decode_seconds=0.25)
     >>> step_seconds(Compute(1.0, 2.0), [one], lanes=1)  # all of it after the backward pass
     6.75
     """
-    run = _Run(compute.backward_seconds, ways)
+    run = _Run(compute.backward_seconds, ways, in_turn)
     seconds = compute.forward_seconds / min(1.0, lanes)
     while run.start():
         seconds += run.advance(lanes)
@@ -69,7 +70,7 @@ Task = tuple[int, int]
 class _Run:
     """A step on its way. Of each of the three that go on: seconds left of what it does now, 0 where it does nothing."""
 
-    def __init__(self, backward_seconds: float, ways: Sequence[Way]) -> None:
+    def __init__(self, backward_seconds: float, ways: Sequence[Way], in_turn: bool) -> None:
         self._ways = ways
         self._stops = sorted({*(way.ready_seconds for way in ways), backward_seconds})  # of the backward pass
         self._passed = 0.0
@@ -77,8 +78,10 @@ class _Run:
         self._task: Task | None = None
         self._queue: deque[Task] = deque()  # for the thread, in the order in which they became possible
         every = [(at, number) for at, way in enumerate(ways) for number in range(len(way.rounds))]
-        self._order = deque(sorted(every, key=lambda task: (sum(task), task[1] > 0, task[0])))  # of the flights to come
-        self._computed: set[Task] = set()  # whose flight may begin
+        every.sort(key=lambda task: (sum(task), task[1] > 0, task[0]))
+        self._turns = deque(every if in_turn else ())  # of the flights to come
+        self._computed: list[Task] = []  # whose flight may begin
+        self._flight: Task | None = None
         self._became_ready()
 
     def start(self) -> bool:
@@ -89,8 +92,10 @@ class _Run:
             self._thread = rounds[number][0] if number < len(rounds) else self._ways[bucket].decode_seconds
             if not self._thread:
                 self._has_computed()
-        while not self._flying and self._order and self._order[0] in self._computed:
-            self._flying = self._flight.seconds
+        if self._flight is None and self._computed and (not self._turns or self._turns[0] in self._computed):
+            self._flight = self._turns.popleft() if self._turns else self._computed[0]
+            self._computed.remove(self._flight)
+            self._flying = self._flight_of(self._flight).seconds
             if not self._flying:
                 self._has_flown()
                 return self.start()
@@ -100,7 +105,7 @@ class _Run:
         """Go on to the next moment at which something ends; the seconds until then."""
         stop = self._stops[0] - self._passed if self._stops else 0.0
         left = [stop, self._thread, self._flying]
-        wants = [1.0, 1.0, self._flight.busy if self._flying else 0.0]
+        wants = [1.0, 1.0, self._flight_of(self._flight).busy if self._flight else 0.0]
         speeds = fair([want if each else 0.0 for want, each in zip(wants, left, strict=True)], lanes)
         ends = [each / speed for each, speed in zip(left, speeds, strict=True)]
         seconds = min(end for each, end in zip(left, ends, strict=True) if each)
@@ -118,9 +123,8 @@ class _Run:
             self._has_flown()
         return seconds
 
-    @property
-    def _flight(self) -> Flight:
-        bucket, number = self._order[0]
+    def _flight_of(self, task: Task) -> Flight:
+        bucket, number = task
         return self._ways[bucket].rounds[number][1]
 
     def _became_ready(self) -> None:
@@ -130,11 +134,15 @@ class _Run:
 
     def _has_computed(self) -> None:
         assert self._task is not None
-        self._computed.add(self._task)
+        bucket, number = self._task
+        if number < len(self._ways[bucket].rounds):
+            self._computed.append(self._task)
         self._task = None
 
     def _has_flown(self) -> None:
-        bucket, number = self._order.popleft()
+        assert self._flight is not None
+        bucket, number = self._flight
+        self._flight = None
         self._queue.append((bucket, number + 1))
 
 

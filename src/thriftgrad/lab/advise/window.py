@@ -73,15 +73,17 @@ def measure(subject: Subject, batches: int) -> tuple[Window, Gradients]:
                 continue
             rows.append((middle - start, end - middle, *(time - middle for time in watch.times)))
             if len(kept) < batches:
-                kept.append(tuple(tuple(_gradient(parameters[name]) for name in names) for names in watch.names))
+                kept.append(tuple(_end_to_end([parameters[name] for name in names]) for names in watch.names))
     _, backward, *ready = min(rows, key=lambda row: row[1])
     window = Window(Compute(min(row[0] for row in rows), backward), tuple(min(each, backward) for each in ready))
     return window, Gradients(tuple(watch.names), tuple(kept))
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None  # the backward pass has just been
-    return parameter.grad.clone()
+def _end_to_end(parameters: list[Tensor]) -> tuple[Tensor, ...]:
+    """Copies of their gradients that lie one behind the other, as in a DDP bucket."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # which all have
+    parts = torch.split(torch.cat([x.reshape(-1) for x in gradients]), [x.numel() for x in gradients])
+    return tuple(part.view(x.shape) for part, x in zip(parts, gradients, strict=True))
 
 
 @contextmanager
