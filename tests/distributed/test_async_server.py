@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distributed.processes import Crowd, crowd
 from samples import same_bits
-from thriftgrad import ErrorFeedback, Identity, Key, TensorSpec, TopK, wire
+from thriftgrad import ErrorFeedback, Identity, TopK, kernels
 from thriftgrad.core import memories
 from thriftgrad.local import AsyncServer, Every, Hub, LocalMethod, Verdict, tick
 from thriftgrad.local.caller import Caller
@@ -42,7 +42,7 @@ def start_model() -> dict[str, Tensor]:
 def serving(folder: Path, patience_seconds: float = 60.0, port: int = 0, resume: bool = False) -> dict[str, Any]:
     """The server's process; it saves its state at every commit."""
     logging.basicConfig(filename=folder / "server.log", level=logging.INFO, format="%(message)s")
-    compile_kernels()
+    kernels.use("reference")  # to load the compiled ones takes longer than the patience of these tests
     model = start_model()
     server = Server(model, METHOD, 3, address=f"127.0.0.1:{port}", patience_seconds=patience_seconds)
     if resume:
@@ -57,14 +57,6 @@ def serving(folder: Path, patience_seconds: float = 60.0, port: int = 0, resume:
     return {"model": model["x"], "report": report, "version": server.hub.version}
 
 
-def compile_kernels() -> None:
-    """What a first call compiles takes longer than the patience of these tests."""
-    compressor, x = ErrorFeedback(TopK(k=4)), torch.linspace(-1, 1, N, dtype=torch.float64)
-    payload, _ = compressor.compress(x, compressor.init(TensorSpec.of(x)), Key(0))
-    again = wire.unpack(wire.pack(payload), compressor, TensorSpec.of(x))
-    compressor.add_to(compressor.decompress(again), again)
-
-
 def joined(
     method: LocalMethod,
     parameters: dict[str, Tensor],
@@ -73,7 +65,7 @@ def joined(
     **settings: Any,
 ) -> AsyncUpdates:
     """A worker whose steps the tests take themselves; its optimiser has the rate alone."""
-    compile_kernels()
+    kernels.use("reference")
     optimizer = torch.optim.SGD(list(parameters.values()), lr=RATE)
     return AsyncUpdates(parameters, method, optimizer, rank=rank, workers=workers, **settings)
 

@@ -54,7 +54,7 @@ class Order(NamedTuple):
     end_to_end: bool  # whether all means can lie in one vector, in the order of the tensors
     numels: list[int]
     runs: list[int]  # elements of that vector, by turns of plain tensors together and of those between them
-    shift: int  # where it begins in a buffer, so that most matrices begin with a cache line
+    shift: int  # so many elements after a cache line's beginning, most of its matrices begin with one
 
 
 def ordered(specs: Sequence[TensorSpec], sides: Sequence[bool | None], rank: int) -> Order:
@@ -121,10 +121,9 @@ def laid_out(
 
 
 def _vector(order: Order, spec: TensorSpec) -> Tensor:
-    length = order.shift + sum(order.numels)
     if spec.device.type == "cpu":
-        return empty(length, spec.dtype)[order.shift :]
-    return torch.empty(length, dtype=spec.dtype, device=spec.device)[order.shift :]
+        return empty(sum(order.numels), spec.dtype, order.shift)
+    return torch.empty(sum(order.numels), dtype=spec.dtype, device=spec.device)
 
 
 def _multiply(group: Group, iterations: Sequence[Fit], outs: Sequence[Tensor]) -> None:

@@ -56,13 +56,16 @@ class _Pool:
 _pool = _Pool()
 
 
-def empty(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """An uninitialised vector of n elements on the CPU; its memory comes back here when nobody holds it any more."""
+def empty(n: int, dtype: torch.dtype = torch.float32, shift: int = 0) -> Tensor:
+    """An uninitialised vector of n elements on the CPU; its memory comes back here when nobody holds it any more.
+
+    A large one begins so many elements after a multiple of ALIGNMENT bytes, and always where its storage does.
+    """
     nbytes = n * dtype.itemsize
     if nbytes < SMALLEST_NBYTES:
         return torch.empty(n, dtype=dtype)
-    buffer = _pool.take(nbytes + ALIGNMENT)
-    start = -buffer.ctypes.data % ALIGNMENT
+    buffer = _pool.take(nbytes + 2 * ALIGNMENT)
+    start = -buffer.ctypes.data % ALIGNMENT + shift * dtype.itemsize % ALIGNMENT
     view = buffer[start : start + nbytes]  # the tensor holds the view, and the view's end is the buffer's return
     weakref.finalize(view, _pool.put_back, buffer).atexit = False
     return torch.from_numpy(view).view(dtype)

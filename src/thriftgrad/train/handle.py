@@ -254,7 +254,7 @@ class Handle:
 
 def _laid_out_as(gradients: Sequence[Tensor], means: Sequence[Tensor], buffer: Tensor) -> Tensor | None:
     """The estimates as the vector that DDP wants, which it copies itself, if that is how they lie in memory."""
-    first, end = means[0], means[0].storage_offset()
+    first, end = means[0], 0  # DDP takes its views from where the storage begins
     if first.untyped_storage().nbytes() < buffer.nbytes:
         return None
     for gradient, mean in zip(gradients, means, strict=True):

@@ -254,8 +254,8 @@ def test_steps_of_two_processes(tmp_path):
 def test_processes_that_fail_are_a_sentence(tmp_path, monkeypatch):
     told = {}
 
-    def fails(module, argument, workers, log, hear):
-        told.update(json.loads(argument))
+    def fails(module, arguments, workers, log, hear):
+        told.update(json.loads(*arguments))
         return "RuntimeError: no"
 
     monkeypatch.setattr(loopback, "torchrun", fails)
