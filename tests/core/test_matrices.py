@@ -97,9 +97,7 @@ def test_one_bad_matrix_of_a_batch_costs_the_others_nothing(on_gpu: bool, monkey
     twice[0, :, 2] = 3 * twice[0, :, 1]
     batch = torch.cat([good, twice, nothing, other])
     if on_gpu:
-        basis = ways._mended(
-            batch, *cholesky_qr(batch), lambda rest: ways._mended(rest, *qr(rest), gram_schmidt)
-        )
+        basis = ways._mended(batch, *cholesky_qr(batch), lambda rest: ways._mended(rest, *qr(rest), gram_schmidt))
     else:
         basis = orthonormal(batch)
     np.testing.assert_allclose(basis[[0, 3]].numpy(), oracle(batch[[0, 3]]), atol=1e-6)
