@@ -82,6 +82,13 @@ def test_projections_are_orthogonal(compressor: Compressor[Any, Any]) -> None:
     torch.testing.assert_close(payload.carrier.norm(), once.norm())
 
 
+@pytest.mark.parametrize("compressor", [each for each in PLAIN if each.elementwise], ids=repr)
+def test_what_becomes_of_an_element_does_not_depend_on_the_others(compressor: Compressor[Any, Any]) -> None:
+    x = vector("gaussian", 100)
+    parts = torch.cat([compressed(compressor, part) for part in x.split([1, 37, 62])])
+    assert torch.equal(compressed(compressor, x), parts)
+
+
 @pytest.mark.parametrize(
     ("compressor", "n", "omega"),
     [

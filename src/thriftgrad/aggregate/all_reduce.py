@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thriftgrad.aggregate.aggregator import Aggregator, left_alone, no_use, warn_of_none
+from thriftgrad.aggregate.aggregator import Aggregator, as_one, left_alone, no_use, warn_of_none
 from thriftgrad.comm import Comm, all_reduce, place
 from thriftgrad.core import (
     Compressor,
@@ -59,6 +59,8 @@ class AllReduce(Aggregator[Any]):
     def exchange(
         self, tensors: Sequence[Tensor], specs: Sequence[TensorSpec], states: Sequence[Any], key: Key
     ) -> Comm[tuple[list[Tensor], list[Any]]]:
+        if self.compressor.elementwise and len(tensors) > 1 and len({(x.dtype, x.device) for x in tensors}) == 1:
+            return (yield from as_one(self, tensors, specs, states, key))  # the same numbers in a few calls
         me = yield from place()
         sent = [
             self.compressor.compress(x, state, key.fold(spec.name))
@@ -79,8 +81,11 @@ def all_reduce_list(tensors: Sequence[Tensor], divisor: int = 1) -> Comm[list[Te
     for dtype in sorted({x.dtype for x in tensors}, key=str):
         chosen = [i for i, x in enumerate(tensors) if x.dtype == dtype]
         parts = [tensors[i].reshape(-1) for i in chosen]
-        buffer = parts[0] if len(parts) == 1 and divisor == 1 else torch.cat(parts)
-        buffer = yield from all_reduce(buffer.div_(divisor) if divisor > 1 else buffer)
+        if divisor == 1:
+            buffer = torch.cat(parts)
+        else:
+            buffer = parts[0] / divisor if len(parts) == 1 else torch.cat(parts).div_(divisor)
+        buffer = yield from all_reduce(buffer, donated=True)
         split = torch.split(buffer, [part.numel() for part in parts])
         sums |= {i: part.view(tensors[i].shape) for i, part in zip(chosen, split, strict=True)}
     return [sums[i] for i in range(len(tensors))]

@@ -31,6 +31,7 @@ class Cast(LinearCompressor[None, tuple[()]]):
     to: Literal["bf16", "fp16"]
 
     isometric = True
+    elementwise = True
 
     def __post_init__(self) -> None:
         if self.to not in DTYPES:

@@ -23,6 +23,7 @@ class Identity(LinearCompressor[None, tuple[()]]):
 
     lossless = True
     isometric = True
+    elementwise = True
 
     def init(self, spec: TensorSpec) -> None:
         return None

@@ -45,12 +45,14 @@ class Compressor(Expression, ABC, Generic[State, Side]):
     ``unbiased``    E C(x) = x.
     ``lossless``    C(x) = x, for carriers of any type.
     ``isometric``   decompress maps the carrier linearly and keeps its length, so claims survive a later stage.
+    ``elementwise`` C(x)_i depends on x_i alone, so that it makes no difference which vector x_i lies in.
     ``projection``  C is an orthogonal projection onto a (possibly random) subspace.
     ``has_memory``  the state remembers what was not sent.
     """
 
     lossless: ClassVar[bool] = False
     isometric: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     has_memory: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -72,9 +72,9 @@ def low_rank_matrices(
         batch = torch.empty((count, n, m), dtype=dtype, device=device)
         for row, x, memory in zip(batch, tensors[start:], memories[start:], strict=False):
             if memory is None:
-                row.copy_(x.reshape(n, m))
+                row.copy_(x.detach().reshape(n, m))
             else:
-                torch.add(x.reshape(n, m).to(dtype), memory, out=row)
+                torch.add(x.detach().reshape(n, m).to(dtype), memory.detach(), out=row)
         found.append(batch)
         start += count
     return _Batches(found, sizes)

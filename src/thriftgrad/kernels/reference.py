@@ -63,7 +63,7 @@ def round_to_levels(x: Tensor, levels: Tensor, seed: int) -> Tensor:
     within 2**-16 of the gap, and what stands on a level stays there. Negative elements are rounded like their mirror
     images, so that on symmetric levels -x becomes the mirror image of what x does.
     """
-    below = torch.bucketize(x, levels[1:-1], right=True)
+    below = torch.bucketize(x.contiguous(), levels[1:-1].contiguous(), right=True)
     low, high = levels[below], levels[below + 1]
     threshold = (uniform16(x.numel(), seed, x.device).to(torch.float32) + 0.5) * 2.0**-16
     way = torch.where(x < 0, high - x, x - low)
@@ -73,7 +73,7 @@ def round_to_levels(x: Tensor, levels: Tensor, seed: int) -> Tensor:
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
     """The number of the level nearest to each element, the lower one in the middle: float32[n] -> uint8[n]."""
-    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    return torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]).contiguous() / 2).to(torch.uint8)
 
 
 def round_to_powers(x: Tensor, seed: int, largest: int = 254) -> Tensor:
@@ -82,7 +82,7 @@ def round_to_powers(x: Tensor, seed: int, largest: int = 254) -> Tensor:
     x: finite float32[n] -> int64[n]; E 2**(exponent - 127) = |x| to within 2**-17 |x|. Exponent 0 stands for zero; what
     is above the ``largest`` power goes down to it (254: 2**127, since the next one is no float32).
     """
-    bits = x.abs().view(torch.int32).to(torch.int64)
+    bits = x.abs().to(torch.float32).contiguous().view(torch.int32).to(torch.int64)
     exponent, mantissa = bits >> 23, bits & 0x7FFFFF
     above = mantissa > (uniform16(x.numel(), seed, x.device) << 7) + 64
     return (exponent + above).clamp_max(largest)

@@ -23,7 +23,7 @@ from thriftgrad.train.ddp import attach
 from thriftgrad.train.method import Method
 from thriftgrad.train.state import agree
 
-BUCKET_CAPS_MB = (1, 4, 25)
+BUCKET_CAPS_MB = (4, 12, 25)
 WARM_UP_STEPS = 2
 """DDP regroups its buckets after the first step; kernels are compiled in it."""
 
@@ -66,7 +66,7 @@ def tune(
     >>> module, x = torch.nn.Linear(4, 2), torch.ones(1, 4)
     >>> tuning = thriftgrad.tune(module, lambda model: model(x).sum(), thriftgrad.recipes.qsgd(), threads=[1])
     >>> list(tuning.seconds)
-    [(1, 1), (4, 1), (25, 1)]
+    [(4, 1), (12, 1), (25, 1)]
     >>> model = torch.nn.parallel.DistributedDataParallel(module, bucket_cap_mb=tuning.bucket_cap_mb)
     >>> dist.destroy_process_group()
     """

@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from thriftgrad.kernels import recycled, reference
+from thriftgrad.kernels.cpu.arrays import array, fit
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.philox import fill_words
 from thriftgrad.kernels.cpu.rounding import HALF, LOW, threshold
@@ -22,47 +23,51 @@ C, T = U(CHUNK), U(TILE)
 def random_signs(n: int, seed: int, device: torch.device = reference.CPU) -> Tensor:
     """``reference.random_signs``."""
     drawn = recycled.empty(n)
-    array = drawn.numpy()
-    over_slices(lambda low, high: _draw_signs(array, U(seed), U(low), U(high)), n, SLICE)
+    signs = drawn.numpy()
+    over_slices(lambda low, high: _draw_signs(signs, U(seed), U(low), U(high)), n, SLICE)
     return drawn
 
 
 def round_stochastic(x: Tensor, seed: int) -> Tensor:
     """``reference.round_stochastic``."""
-    if x.dtype != torch.float32:
+    if not fit(x):
         return reference.round_stochastic(x, seed)
     rounded = recycled.empty(x.numel())
-    arrays = x.detach().contiguous().numpy(), rounded.numpy(), U(seed)
+    arrays = array(x), rounded.numpy(), U(seed)
     over_slices(lambda low, high: _round(*arrays, U(low), U(high)), x.numel(), SLICE)
     return rounded
 
 
 def round_to_powers(x: Tensor, seed: int, largest: int = 254) -> Tensor:
     """``reference.round_to_powers``."""
+    if not fit(x):
+        return reference.round_to_powers(x, seed, largest)
     exponents = recycled.empty(x.numel(), torch.int64)
-    arrays = x.detach().contiguous().view(torch.int32).numpy(), exponents.numpy(), I(largest), U(seed)
+    arrays = array(x).view(np.int32), exponents.numpy(), I(largest), U(seed)
     over_slices(lambda low, high: _round_to_powers(*arrays, U(low), U(high)), x.numel(), SLICE)
     return exponents
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
     """``reference.nearest_level``."""
-    middles = ((levels[1:] + levels[:-1]) / 2).numpy()
+    if not fit(x, levels):
+        return reference.nearest_level(x, levels)
+    middles = array((levels[1:] + levels[:-1]) / 2)
     numbers = recycled.empty(x.numel(), torch.uint8)
-    flat = x.detach().contiguous().view(-1).numpy()
+    flat = array(x).reshape(-1)
     over_slices(lambda low, high: _nearest(flat, middles, numbers.numpy(), U(low), U(high)), x.numel(), SLICE)
     return numbers.view(x.shape)
 
 
 def hadamard(rows: Tensor) -> Tensor:
     """``reference.hadamard``."""
-    if rows.dtype != torch.float32 or not rows.numel():
+    if not fit(rows) or not rows.numel():
         return reference.hadamard(rows)
     m, d = rows.shape
     turned = recycled.empty(m * d)
-    turned.view(m, d).copy_(rows)
-    array, root = turned.numpy(), F(np.sqrt(np.float64(d)))
-    over_slices(lambda low, high: _hadamard(array, U(d), root, U(low), U(high)), m * d, d)
+    turned.view(m, d).copy_(rows.detach())
+    numbers, root = turned.numpy(), F(np.sqrt(np.float64(d)))
+    over_slices(lambda low, high: _hadamard(numbers, U(d), root, U(low), U(high)), m * d, d)
     return turned.view(m, d)
 
 

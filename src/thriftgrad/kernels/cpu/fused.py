@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.kernels import quantised, recycled
+from thriftgrad.kernels.cpu.arrays import array, fit, in_place
 from thriftgrad.kernels.cpu.quantise import dequantise, quantise, scratch
 from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts
@@ -31,7 +32,7 @@ def quantise_uniform(
     x: Tensor, s: int, bucket: int, norm: Norm, seed: int, memory: Tensor | None = None, decay: float = 1.0
 ) -> Quantised:
     """``quantised.quantise_uniform``."""
-    if s > 127:  # symbols of more than a byte
+    if s > 127 or not fit(x, memory):  # symbols of more than a byte
         return quantised.quantise_uniform(x, s, bucket, norm, seed, memory, decay)
     levels = np.empty(2 * s + 1, np.float32)  # of which the number is looked at
     return _quantised(UNIFORM, x, levels, bucket, NORMS[norm], seed, memory, decay)
@@ -41,38 +42,43 @@ def quantise_levels(
     x: Tensor, levels: Tensor, bucket: int, norm: Norm, seed: int, memory: Tensor | None = None, decay: float = 1.0
 ) -> Quantised:
     """``quantised.quantise_levels``."""
-    table = levels.contiguous().numpy()
+    if not fit(x, levels, memory):
+        return quantised.quantise_levels(x, levels, bucket, norm, seed, memory, decay)
+    table = array(levels)
     kind, _ = _kinds(table.tobytes())
     return _quantised(kind, x, table, bucket, NORMS[norm], seed, memory, decay)
 
 
 def quantise_sign(x: Tensor, bucket: int, memory: Tensor | None = None, decay: float = 1.0) -> Quantised:
     """``quantised.quantise_sign``."""
+    if not fit(x, memory):
+        return quantised.quantise_sign(x, bucket, memory, decay)
     return _quantised(SIGNS, x, SIGN_LEVELS, bucket, MEAN, 0, memory, decay)
 
 
 def dequantise_add(stream: Tensor, scale: Tensor, levels: Tensor, bucket: int, total: Tensor) -> None:
     """``quantised.dequantise_add``; ``ValueError`` for a stream or scales that are too short."""
     n, alphabet = total.numel(), levels.numel()
-    if alphabet > 256 or not total.is_contiguous():
+    readable = stream.dtype == torch.uint8 and fit(scale, levels)
+    if alphabet > 256 or not readable or not in_place(total) or total.dtype not in (torch.float32, torch.float64):
         quantised.dequantise_add(stream, scale, levels, bucket, total)
         return
     check_length(stream, n, alphabet)
     bucket = max(1, min(bucket, n))
     if scale.numel() < -(-n // bucket):
         raise ValueError(f"kernels: {n} elements in buckets of {bucket} need more than {scale.numel()} scales.")
-    table = levels.contiguous().numpy()
+    table = array(levels)
     _, kind = _kinds(table.tobytes())
-    arrays = kind, stream.contiguous().numpy(), scale.contiguous().numpy(), table, U(bucket), total.numpy()
+    arrays = kind, array(stream), array(scale), table, U(bucket), total.numpy()
     over_slices(lambda low, high: dequantise(*arrays, scratch(), U(low), U(high)), n, SLICE)
 
 
 def bucket_norms(rows: Tensor, norm: Norm) -> Tensor:
     """``quantised.bucket_norms``."""
-    if rows.dtype != torch.float32:
+    if not fit(rows):
         return quantised.bucket_norms(rows, norm)
     scale = torch.empty(len(rows), dtype=torch.float32)
-    flat = rows.detach().contiguous().view(-1).numpy()
+    flat = array(rows).reshape(-1)
     if flat.size:
         _fill_scales(scale.numpy(), flat, None, 1.0, rows.shape[1], NORMS[norm])
     else:
@@ -100,7 +106,7 @@ def _quantised(
     stream = recycled.empty(stream_nbytes(n, len(levels)), torch.uint8)
     scale = torch.empty(-(-n // bucket), dtype=torch.float32)
     rest = None if memory is None else recycled.empty(n)
-    given, kept, left = _array(x), _array(memory), _array(rest)
+    given, kept, left = array(x), _array(memory), _array(rest)
     known = bucket > BLOCKS * BLOCK
     if known:
         _fill_scales(scale.numpy(), given, kept, decay, bucket, norm)
@@ -112,7 +118,7 @@ def _quantised(
 
 
 def _array(x: Tensor | None) -> Any:
-    return None if x is None else x.detach().contiguous().numpy()
+    return None if x is None else array(x)
 
 
 def _fill_scales(scale: Any, x: Any, memory: Any, decay: float, bucket: int, norm: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from thriftgrad.kernels import prefix_codes, recycled
 from thriftgrad.kernels.cpu import code_tables
 from thriftgrad.kernels.cpu import huffman_loops as loops
+from thriftgrad.kernels.cpu.arrays import array
 from thriftgrad.kernels.cpu.huffman_loops import LENGTH_BITS
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.prefix_codes import BLOCK, LONGEST_BITS, SIZE_BYTES, Grouping
@@ -21,7 +22,7 @@ SLACK = 8
 
 def count_groups(symbols: Tensor, grouping: Grouping) -> Tensor:
     """``prefix_codes.count_groups``."""
-    values = symbols.numpy()
+    values = array(symbols)
     parts: list[Any] = []
 
     def count(low: int, high: int) -> None:
@@ -43,23 +44,29 @@ def code_lengths(weights: Tensor, longest: int = LONGEST_BITS) -> Tensor:
 
 def write_lengths(lengths: Tensor) -> Tensor:
     """``prefix_codes.write_lengths``."""
+    if lengths.dtype != torch.int64:
+        return prefix_codes.write_lengths(lengths)
     table = np.zeros(2 * len(lengths) + 8, np.uint8)  # a run takes at most 5 bits for an absent group, and 4 behind it
-    return torch.from_numpy(table[: code_tables.write_table(lengths.numpy(), table)])
+    return torch.from_numpy(table[: code_tables.write_table(array(lengths), table)])
 
 
 def read_lengths(stream: Tensor, size: int) -> tuple[Tensor, int] | None:
     """``prefix_codes.read_lengths``."""
+    if stream.dtype != torch.uint8:
+        return prefix_codes.read_lengths(stream, size)
     lengths = np.zeros(size, np.int64)
-    nbytes = code_tables.read_table(stream.numpy(), lengths)
+    nbytes = code_tables.read_table(array(stream), lengths)
     return (torch.from_numpy(lengths), nbytes) if nbytes >= 0 and prefix_codes.is_whole(lengths) else None
 
 
 def write_groups(head: Tensor, symbols: Tensor, grouping: Grouping, lengths: Tensor, bits: int) -> Tensor:
     """``prefix_codes.write_groups``."""
+    if head.dtype != torch.uint8 or lengths.dtype != torch.int64:
+        return prefix_codes.write_groups(head, symbols, grouping, lengths, bits)
     widths = lengths.numpy()
     if prefix_codes.is_alone(widths):
         return head
-    values, total = symbols.numpy(), grouping.number(len(symbols))
+    values, total = array(symbols), grouping.number(len(symbols))
     table = (prefix_codes.canonical(widths) << int(LENGTH_BITS) | widths).astype(np.uint32)
     count = len(prefix_codes.cuts(total)) - 1
     front = len(head) + SIZE_BYTES * (count - 1)
@@ -87,7 +94,9 @@ def write_groups(head: Tensor, symbols: Tensor, grouping: Grouping, lengths: Ten
 
 def read_groups(stream: Tensor, count: int, grouping: Grouping, lengths: Tensor) -> Tensor | None:
     """``prefix_codes.read_groups``."""
-    widths, total, coded = lengths.numpy(), grouping.number(count), stream.numpy()
+    if stream.dtype != torch.uint8 or lengths.dtype != torch.int64:
+        return prefix_codes.read_groups(stream, count, grouping, lengths)
+    widths, total, coded = lengths.numpy(), grouping.number(count), array(stream)
     edges = prefix_codes.byte_edges(coded, total, widths)
     if edges is None:
         return None

@@ -12,10 +12,10 @@ WORD = ir.IntType(64)
 
 
 def _trailing_zeros(typing: Any, x: Any) -> Any:
-    """How many of the lowest bits of a uint64 are 0; anything for 0."""
+    """How many of the lowest bits of a uint64 are 0; 64 for 0."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))  # 1: undefined for 0
 
     return types.uint64(types.uint64), code
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thriftgrad.kernels import low_rank as reference
 from thriftgrad.kernels.cpu import factor_loops, low_rank_loops
+from thriftgrad.kernels.cpu.arrays import array, fit, in_place
 from thriftgrad.kernels.cpu.low_rank_table import COLUMNS, FACTOR, START, TO, X
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.low_rank import Matrices, Sizes
@@ -106,7 +107,10 @@ def low_rank_matrices(
 
 
 def _readable(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float32 and x.is_contiguous() else x.to(torch.float32).contiguous()
+    """Float32 whose address is that of its numbers."""
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+        return x
+    return x.to(torch.float32).resolve_neg().contiguous()
 
 
 class _Matrices(Matrices):
@@ -121,10 +125,12 @@ class _Matrices(Matrices):
         return self._multiplied(np.array([start.data_ptr() for start in kept], np.int64), False, True, world, False)
 
     def times(self, factor: Tensor, left: bool, world: int) -> Tensor:
-        return self._multiplied(self._plan.places(factor, left), left, False, world, False)
+        kept = _readable(factor)
+        return self._multiplied(self._plan.places(kept, left), left, False, world, False)
 
     def split(self, factor: Tensor, left: bool, world: int) -> Tensor:
-        return self._multiplied(self._plan.places(factor, left), left, False, world, True)
+        kept = _readable(factor)
+        return self._multiplied(self._plan.places(kept, left), left, False, world, True)
 
     def tensors(self) -> list[Tensor]:
         if self._sums is None:
@@ -169,12 +175,12 @@ class _Matrices(Matrices):
 
 def outer_products(lefts: Tensor, rights: Tensor, sizes: Sizes, outs: Sequence[Tensor]) -> None:
     """As the reference has it; every operation is rounded, so that all processors agree."""
-    if outs[0].dtype == torch.float64:
+    if not fit(*outs) or not all(in_place(out) for out in outs):
         reference.outer_products(lefts, rights, sizes, outs)
         return
     plan = _plan(sizes)
     lefts, rights = _readable(lefts), _readable(rights)
-    left, factors = lefts.numpy(), plan.places(rights, False)
+    left, factors = array(lefts), plan.places(rights, False)
     places = np.array([out.data_ptr() for out in outs], np.int64)
     for part in plan.parts:
         table = part.table.copy()
@@ -187,7 +193,7 @@ def orthonormal_factors(factor: Tensor, sizes: Sizes, left: bool) -> Tensor:
     plan = _plan(sizes)
     if plan.most_columns > FEW:
         return reference.orthonormal_factors(factor, sizes, left)
-    found, given = torch.empty(len(factor)), _readable(factor).numpy()
+    found, given = torch.empty(len(factor)), array(_readable(factor))
     for part in plan.parts:
         factor_loops.gram_schmidt(part.table, left, given, found.numpy())
     return found
@@ -195,9 +201,9 @@ def orthonormal_factors(factor: Tensor, sizes: Sizes, left: bool) -> Tensor:
 
 def extremes(x: Tensor) -> tuple[float, float]:
     """As the reference has it."""
-    if x.dtype != torch.float32:
+    if not fit(x):
         return reference.extremes(x)
-    least, greatest = np.array(factor_loops.extremes(x.numpy().view(np.int32)), np.int32).view(np.float32).tolist()
+    least, greatest = np.array(factor_loops.extremes(array(x).view(np.int32)), np.int32).view(np.float32).tolist()
     return least, greatest
 
 

@@ -19,7 +19,7 @@ INLINED: dict[str, Any] = {**COMPILED, "forceinline": True}
 
 CACHED: dict[str, Any] = {**COMPILED, "cache": True}
 """For what Python calls. Numba looks at the file of the function that is called and not at those it imports: who edits
-one of these sets NUMBA_CACHE_DIR to a new folder, as the tests do."""
+one of these runs ``make forget-kernels``, or sets NUMBA_CACHE_DIR to a new folder, as the tests do."""
 
 U, I, F = np.uint64, np.int32, np.float32  # noqa: E741  # short, because every operation is cast
 

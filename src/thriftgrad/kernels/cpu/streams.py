@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from thriftgrad.kernels import recycled, reference
+from thriftgrad.kernels.cpu.arrays import array
 from thriftgrad.kernels.cpu.fused import check_length, stream_nbytes
 from thriftgrad.kernels.cpu.memory import pointer
 from thriftgrad.kernels.cpu.packing import nbytes, pack_symbols, unpack_symbols, width_bits
@@ -27,7 +28,7 @@ def pack(symbols: Tensor, alphabet: int) -> Tensor:
         return reference.pack(symbols, alphabet)
     n = symbols.numel()
     stream = recycled.empty(stream_nbytes(n, alphabet), torch.uint8)
-    arrays = symbols.to(torch.uint8).contiguous().numpy(), U(alphabet), stream.numpy()
+    arrays = array(symbols.to(torch.uint8)), U(alphabet), stream.numpy()
     over_slices(lambda low, high: _pack(*arrays, U(low), U(high)), n, SLICE)
     return stream
 
@@ -35,24 +36,24 @@ def pack(symbols: Tensor, alphabet: int) -> Tensor:
 def unpack(stream: Tensor, numel: int, alphabet: int) -> Tensor:
     """``reference.unpack``; ``ValueError`` for a stream that is too short."""
     width = (alphabet - 1).bit_length()
-    if 9 <= width <= 32:
+    if 9 <= width <= 32 and stream.dtype == torch.uint8:
         return unpack_wide(stream, numel, width)
-    if not 1 <= width <= 8:
+    if not 1 <= width <= 8 or stream.dtype != torch.uint8:
         return reference.unpack(stream, numel, alphabet)
     check_length(stream, numel, alphabet)
     symbols = recycled.empty(numel, torch.uint8)
-    arrays = stream.contiguous().numpy(), U(alphabet), symbols.numpy()
+    arrays = array(stream), U(alphabet), symbols.numpy()
     over_slices(lambda low, high: _unpack(*arrays, U(low), U(high)), numel, SLICE)
     return symbols
 
 
 def largest_symbol(stream: Tensor, numel: int, alphabet: int) -> int:
     """``quantised.largest_symbol``; ``ValueError`` for a stream that is too short."""
-    if not numel or not 2 <= alphabet <= 256:
+    if not numel or not 2 <= alphabet <= 256 or stream.dtype != torch.uint8:
         return int(unpack(stream, numel, alphabet).max()) if numel else -1
     check_length(stream, numel, alphabet)
-    array, found = stream.contiguous().numpy(), list[int]()
-    over_slices(lambda low, high: found.append(int(_largest(array, U(alphabet), U(low), U(high)))), numel, SLICE)
+    packed, found = array(stream), list[int]()
+    over_slices(lambda low, high: found.append(int(_largest(packed, U(alphabet), U(low), U(high)))), numel, SLICE)
     return max(found)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thriftgrad.kernels import recycled, sparse
 from thriftgrad.kernels.cpu import top_k_loops as loops
+from thriftgrad.kernels.cpu.arrays import array, fit, in_place
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.cpu.top_k_loops import BLOCK
 from thriftgrad.kernels.sparse import Chosen
@@ -37,17 +38,17 @@ def largest(flat: Tensor, k: int) -> Tensor:
     """``sparse.largest``."""
     if not _fits(flat):
         return sparse.largest(flat, k)
-    return _chosen(flat.contiguous().numpy(), k, None)[0]
+    return _chosen(array(flat), k, None)[0]
 
 
 def choose_largest(x: Tensor, k: int, memory: Tensor | None = None, decay: float = 1.0) -> Chosen:
     """``sparse.choose_largest``."""
-    if not _fits(x) or (memory is not None and not _fits(memory)):
+    if not _fits(x) or not fit(memory):
         return sparse.choose_largest(x, k, memory, decay)
     if memory is None:
-        return Chosen(*_chosen(x.contiguous().numpy(), k, None), None)
+        return Chosen(*_chosen(array(x), k, None), None)
     rest = recycled.empty(x.numel())
-    indices, values = _chosen(x.contiguous().numpy(), k, (memory.numpy(), np.float32(decay), rest.numpy()))
+    indices, values = _chosen(array(x), k, (array(memory), np.float32(decay), rest.numpy()))
     arrays = rest.numpy(), indices.numpy(), values.numpy()
     over_slices(lambda low, high: loops.take_out(*arrays, low, high), k)
     return Chosen(indices, values, rest)
@@ -58,31 +59,31 @@ def largest_of_rows(rows: Tensor, k: int) -> Tensor:
     if not _fits(rows) or not len(rows) * k:
         return sparse.largest_of_rows(rows, k)
     width, columns = rows.shape[1], recycled.empty(len(rows) * k, torch.int64)
-    arrays = rows.contiguous().view(-1).numpy().view(np.int32), width, k, columns.numpy()
+    arrays = array(rows).reshape(-1).view(np.int32), width, k, columns.numpy()
     over_slices(lambda low, high: loops.choose_of_rows(*arrays, low // width, high // width), rows.numel(), width)
     return columns
 
 
 def owed(x: Tensor, memory: Tensor, decay: float) -> Tensor:
     """``sparse.owed``, in a buffer that is used again."""
-    if not _fits(x) or not _fits(memory):
+    if not _fits(x) or not fit(memory):
         return sparse.owed(x, memory, decay)
     out = recycled.empty(x.numel())
-    arrays = x.contiguous().numpy(), memory.contiguous().numpy(), np.float32(decay), out.numpy()
+    arrays = array(x), array(memory), np.float32(decay), out.numpy()
     over_slices(lambda low, high: loops.owe(*arrays, low, high), x.numel())
     return out
 
 
 def add_at(total: Tensor, indices: Tensor, values: Tensor) -> None:
     """``sparse.add_at``."""
-    if not _fits(total):
+    if not _fits(total) or not in_place(total) or indices.dtype not in (torch.int32, torch.int64):
         sparse.add_at(total, indices, values)
-    elif not loops.add_each(total.numpy(), indices.numpy(), values.to(torch.float32).numpy()):
+    elif not loops.add_each(total.numpy(), array(indices), array(values.to(torch.float32))):
         raise IndexError(f"kernels: an index lies outside a total of {total.numel()} elements.")
 
 
 def _fits(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.numel() < MOST
+    return fit(x) and x.numel() < MOST
 
 
 def _chosen(x: Floats, k: int, terms: Terms | None) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,8 @@ def search(
         for j in range(U(BLOCK)):
             word |= U((bits[i + j] & MAGNITUDE) >= floor) << j
         after = c + ones(word)
-        # Hardly ever are there more than two, and to find two whether they are there or not needs no prediction.
+        # Hardly ever are there more than two, and to find two whether they are there or not needs no prediction;
+        # where there is none, & 63 keeps its place in the block, and ``c = after`` or the next one takes its room.
         for _ in range(2):
             at = i + (trailing_zeros(word) & U(63))
             places[c], found[c] = np.uint32(at + U(base)), bits[at]

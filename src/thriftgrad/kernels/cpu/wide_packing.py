@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from thriftgrad.kernels import recycled
+from thriftgrad.kernels.cpu.arrays import array
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.cpu.threads import over_slices
 
@@ -21,7 +22,7 @@ def pack_wide(symbols: Tensor, width: int) -> Tensor:
     """``reference.pack`` for 9 <= width <= 32: the ``width`` lowest bits of each symbol, lowest first."""
     n = symbols.numel()
     words = recycled.empty(-(-n * width // 32), torch.int32)
-    arrays = symbols.to(torch.int64).contiguous().numpy(), U(width), words.numpy().view(np.uint32)
+    arrays = array(symbols.to(torch.int64)), U(width), words.numpy().view(np.uint32)
     over_slices(lambda low, high: _pack(*arrays, low, high), n, RUN)
     return words.view(torch.uint8)[: -(-n * width // 8)]
 
