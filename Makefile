@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: demo test test-gpu-interpreted check bench clean
+.PHONY: demo test test-gpu-interpreted check bench forget-kernels clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -39,6 +39,9 @@ check: $(VENV)/.dev  ## lint, format, types, then the suite
 
 bench: $(VENV)/.base  ## encode and decode against a memory copy
 	$(BIN)/python benchmarks/codec.py
+
+forget-kernels:  ## after an edit in kernels/cpu: what numba compiled of the sources before it
+	rm -f src/thriftgrad/kernels/cpu/__pycache__/*.nb[ci]
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
