@@ -127,7 +127,7 @@ def orthonormal_factors(factor: Tensor, sizes: Sizes, left: bool) -> Tensor:
 
 def extremes(x: Tensor) -> tuple[float, float]:
     """The least and the greatest magnitude in a vector that is not empty; the greatest is NaN where there is one."""
-    least, greatest = x.abs().aminmax()
+    least, greatest = x.detach().abs().aminmax()
     return float(least), float(greatest)
 
 
