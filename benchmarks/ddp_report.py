@@ -40,7 +40,7 @@ A figure is the median step, of the slowest worker, as a multiple of the median 
 (DDP's noop_hook) right before and after it in the same processes. Those took"""
 NOTES = """\
 Whether a compressor's payloads go round by all-gather, in two phases or as a ring's all-reduce is the link model's
-choice, with 30 and 15 ms to encode and decode a payload; it stands below each table.
+choice, with 12 and 8 ms to encode and decode a payload, 25 and 4 ms for a sparse one; it stands below each table.
 
 PyTorch's powerSGD_hook has one DDP bucket because with more of them it aborts on gloo; its bf16 hook is wrapped because
 DDP refuses it by name on gloo. DDP's other hooks keep its default of 25 MB. Qsparse and DiLoCo are the mean over a
