@@ -35,6 +35,14 @@ RATE = 0.1
 TARGET = torch.linspace(-1, 1, N, dtype=torch.float64)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_compiled() -> Iterator[None]:
+    """Which would take longer than the patience of these tests; their processes see to it themselves."""
+    kernels.use("reference")
+    yield
+    kernels.use(None)
+
+
 def start_model() -> dict[str, Tensor]:
     return {"x": torch.ones(N, dtype=torch.float64)}
 
@@ -42,7 +50,7 @@ def start_model() -> dict[str, Tensor]:
 def serving(folder: Path, patience_seconds: float = 60.0, port: int = 0, resume: bool = False) -> dict[str, Any]:
     """The server's process; it saves its state at every commit."""
     logging.basicConfig(filename=folder / "server.log", level=logging.INFO, format="%(message)s")
-    kernels.use("reference")  # to load the compiled ones takes longer than the patience of these tests
+    kernels.use("reference")
     model = start_model()
     server = Server(model, METHOD, 3, address=f"127.0.0.1:{port}", patience_seconds=patience_seconds)
     if resume:
@@ -65,13 +73,13 @@ def joined(
     **settings: Any,
 ) -> AsyncUpdates:
     """A worker whose steps the tests take themselves; its optimiser has the rate alone."""
-    kernels.use("reference")
     optimizer = torch.optim.SGD(list(parameters.values()), lr=RATE)
     return AsyncUpdates(parameters, method, optimizer, rank=rank, workers=workers, **settings)
 
 
 def working(folder: Path, rank: int, steps: int, pause_seconds: float, resume: bool, timeout_seconds: float) -> Any:
     """A worker's process; it saves its state after every step."""
+    kernels.use("reference")
     address = (folder / "address").read_text()
     saved = torch.load(folder / f"worker{rank}.state", weights_only=True) if resume else None
     parameters = start_model()
