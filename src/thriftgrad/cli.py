@@ -380,7 +380,10 @@ def _objection(error: typer.TyperException) -> str:
     from pydantic import ValidationError
 
     given = f", got {error.__cause__.errors()[0]['input']!r}" if isinstance(error.__cause__, ValidationError) else ""
-    return f"{error.format_message().rstrip('.')}{given}; see thriftgrad --help."
+    context = getattr(error, "ctx", None)
+    return (
+        f"{error.format_message().rstrip('.')}{given}; see {context.command_path if context else 'thriftgrad'} --help."
+    )
 
 
 def _complain(sentence: object) -> int:

@@ -80,7 +80,7 @@ def test_an_interrupt_stops_all_and_is_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["lab"], "Missing argument 'command'; see thriftgrad --help."),
+        (["lab"], "Missing argument 'command'; see thriftgrad lab --help."),
         (["lab", "--workers", "0", "--", "true"], "lab: it takes at least one worker, got workers=0."),
         (["lab", "--link", "fast", "--", "true"], '"20mbit/100mbit" (up/down) or "unlimited", got \'fast\'.'),
         (["lab", "--", "pyhton", "train.py"], "lab: there is no command 'pyhton' here; give what every rank is to run"),

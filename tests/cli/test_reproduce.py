@@ -18,7 +18,7 @@ def test_the_papers_are_listed(cli):
 def test_an_unknown_paper_is_one_sentence(cli):
     result = cli("reproduce", "lenet")
     assert result.code == 2
-    assert result.err == "thriftgrad: No such command 'lenet'; see thriftgrad --help.\n"
+    assert result.err == "thriftgrad: No such command 'lenet'; see thriftgrad reproduce --help.\n"
 
 
 def test_a_folder_of_something_else_is_one_sentence(cli, tmp_path):

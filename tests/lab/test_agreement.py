@@ -84,7 +84,7 @@ def test_the_rules_are_told(summary):
     told = " ".join(notes(summary))
     assert "every worker is a real process behind a link of 100mbit, shaped both ways" in told
     assert "Modelled link: 95.6% of the bandwidth" in told
-    assert "0.200 ms a hop, measured before the first run. (!) The model is more than 15% off" in told
+    assert "0.200 ms a hop, measured before the first run. (!) marks where the model is more than 15% off" in told
 
 
 def test_the_findings_name_where_the_model_is_wrong_and_where_it_is_right(tmp_path, summary):

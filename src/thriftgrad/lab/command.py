@@ -66,7 +66,10 @@ def run(command: Sequence[str], workers: int, link: Shape, hear: Hear) -> tuple[
     fails.
     """
     if shutil.which(command[0]) is None:
-        raise LabError(f"lab: there is no command {command[0]!r} here; give what every rank is to run after --.")
+        raise LabError(
+            f"lab: there is no command {command[0]!r} here; give what every rank is to run after --, with its folder "
+            "where sudo does not find it, as in -- .venv/bin/python train.py."
+        )
     with Network(workers, link) as network, tempfile.TemporaryDirectory(prefix="thriftgrad-") as folder:
         ended = network.run(command, {LEDGER_FOLDER: folder}, hear)
         carried, ledgers = network.bytes(), _ledgers(Path(folder))

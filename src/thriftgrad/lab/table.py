@@ -308,8 +308,8 @@ def _lab_notes(summary: Summary) -> list[str]:
         "workers; modelled: the same, but for what it waited after the last worker had come, which is the link's and "
         "modelled. One after the other: no overlap.",
         f"Modelled link: {STREAM_SHARE:.1%} of the bandwidth, which is what headers leave of full frames, and "
-        f"{significant(link.latency_seconds * 1000)} ms a hop, measured before the first run. (!) The model is more "
-        f"than {agreement.TOLERANCE:.0%} off what was measured.",
+        f"{significant(link.latency_seconds * 1000)} ms a hop, measured before the first run. (!) marks where the "
+        f"model is more than {agreement.TOLERANCE:.0%} off what was measured.",
     ]
 
 

@@ -31,7 +31,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def table(advice: Advice) -> Group:
     """The ranked table, what it rests on, and the sentence."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in COLUMNS:
         drawn.add_column(
             name.replace("pays with", "pays\nwith"), justify="left" if name == "method" else "right", overflow="fold"
@@ -55,8 +55,8 @@ def assumptions(advice: Advice) -> list[str]:
         f"Link {advice.transport.text}: up {bits_text(link.up_bits_per_second)}, down {bits_text(down)}, latency "
         f"{significant(1e6 * link.latency_seconds)} us a hop.",
         f"A step is forward, backward and exchange, the DDP buckets one after another behind the backward pass; "
-        f"{significant(advice.setting.lanes)} such computations run at full speed on a worker's processors. Exposed: "
-        "what the exchange adds, and DDP's broadcast of buffers such as BatchNorm's averages. Sent: bytes of one "
+        f"a worker's processors can run {significant(advice.setting.lanes)} of these side by side at full speed. "
+        "Exposed: what the exchange adds, and DDP's broadcast of buffers such as BatchNorm's averages. Sent: bytes of one "
         "worker in a step.",
         "Pays: is faster than bf16, overlapped; below a bandwidth with these workers, or with so many on this link.",
         f"Distortion: |estimate - mean|^2 / |mean|^2 of one step among {seen} workers, without what memories make good "
