@@ -56,8 +56,8 @@ def assumptions(advice: Advice) -> list[str]:
         f"{significant(1e6 * link.latency_seconds)} us a hop.",
         f"A step is forward, backward and exchange, the DDP buckets one after another behind the backward pass; "
         f"a worker's processors can run {significant(advice.setting.lanes)} of these side by side at full speed. "
-        "Exposed: what the exchange adds, and DDP's broadcast of buffers such as BatchNorm's averages. Sent: bytes of one "
-        "worker in a step.",
+        "Exposed: what the exchange adds, and DDP's broadcast of buffers such as BatchNorm's averages. Sent: bytes of "
+        "one worker in a step.",
         "Pays: is faster than bf16, overlapped; below a bandwidth with these workers, or with so many on this link.",
         f"Distortion: |estimate - mean|^2 / |mean|^2 of one step among {seen} workers, without what memories make good "
         "later; what it does to the loss, thriftgrad compare tells. Methods that train apart in between have none.",
