@@ -72,15 +72,19 @@ def candidates(model: Callable[[], nn.Module], rank: int) -> dict[str, Step]:
     found = {"all-reduce": plain, "ours": ours}
     for name, batched in zip(HOOKS, (False, True), strict=True):
         found[name] = DistributedDataParallel(model(), **ONE_BUCKET)
-        state = PowerSGDState(
-            None,
-            matrix_approximation_rank=rank,
-            start_powerSGD_iter=START,
-            orthogonalization_epsilon=1e-8,
-            batch_tensors_with_same_shape=batched,
-        )
-        found[name].register_comm_hook(state, powerSGD_hook)
+        found[name].register_comm_hook(hook_state(rank, batched), powerSGD_hook)
     return {name: one_step(ddp) for name, ddp in found.items()}
+
+
+def hook_state(rank: int, batched: bool) -> PowerSGDState:
+    """What PyTorch's hook is given, from the second step on; ``batched``: equal shapes together."""
+    return PowerSGDState(
+        None,
+        matrix_approximation_rank=rank,
+        start_powerSGD_iter=START,
+        orthogonalization_epsilon=1e-8,
+        batch_tensors_with_same_shape=batched,
+    )
 
 
 def one_step(ddp: DistributedDataParallel) -> Step:

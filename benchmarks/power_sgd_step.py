@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from power_sgd_hook import hook_state
 from torch import Tensor
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import powerSGD_hook
 
 from thriftgrad import Key, PowerSGD, TensorSpec, kernels, run
 from thriftgrad.kernels.cpu.threads import over_slices
@@ -28,7 +29,6 @@ from thriftgrad.tasks.models import GPT
 
 GRADIENTS = 3
 WARM_UP_STEPS = 4
-START = 2  # the least that PyTorch's hook takes
 Shapes = list[tuple[int, ...]]
 Step = Callable[[int], None]
 
@@ -108,13 +108,7 @@ def ours(buckets: Sequence[Bucket], rank: int, backend: Any, in_place: bool) -> 
 
 def hook(buckets: Sequence[Bucket], rank: int, batched: bool) -> Step:
     """PyTorch's hook, one bucket after the other."""
-    state = PowerSGDState(
-        None,
-        matrix_approximation_rank=rank,
-        start_powerSGD_iter=START,
-        orthogonalization_epsilon=1e-8,
-        batch_tensors_with_same_shape=batched,
-    )
+    state = hook_state(rank, batched)
 
     def step(i: int) -> None:
         for bucket in buckets:

@@ -18,7 +18,7 @@ log = logging.getLogger("thriftgrad")
 
 OLDEST_NUMBA = (0, 62)
 OLDEST_TRITON = (3, 6)
-SLOW = "quantising, packing and choosing coordinates run uncompiled, some 20 times slower"
+SLOW = "quantising, packing and choosing coordinates run uncompiled, many times slower"
 
 Backend = Literal["reference", "cpu", "gpu"]
 P = ParamSpec("P")

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGE = 1 << 18
+"""Elements that a cache would not hold until the next step."""
+
 
 def fit(*tensors: Tensor | None) -> bool:
     """Whether all are float32, or None; where they are not, the reference computes."""
@@ -16,6 +19,11 @@ def fit(*tensors: Tensor | None) -> bool:
 def in_place(x: Tensor) -> bool:
     """Whether what is written to its memory is written to it, and autograd need not know."""
     return x.is_contiguous() and not x.requires_grad and not x.is_neg()
+
+
+def past_cache(written: Any) -> bool:
+    """Whether what is left over is written past the caches, for which it must begin with a line of them."""
+    return bool(written.size >= LARGE and written.ctypes.data % 64 == 0)
 
 
 def array(x: Tensor) -> Any:

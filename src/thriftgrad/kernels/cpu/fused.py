@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thriftgrad.kernels import quantised, recycled
-from thriftgrad.kernels.cpu.arrays import array, fit, in_place
+from thriftgrad.kernels.cpu.arrays import array, fit, in_place, past_cache
 from thriftgrad.kernels.cpu.quantise import dequantise, quantise, scratch
 from thriftgrad.kernels.cpu.rounding import COUNTING, POWERS, SEARCHING, SIGNS, UNIFORM
 from thriftgrad.kernels.cpu.scales import BLOCKS, L2, LINF, MEAN, block_parts, bucket_scales, scale_of_parts
@@ -21,9 +21,6 @@ from thriftgrad.kernels.quantised import BLOCK, Norm, Quantised
 NORMS = {"l2": L2, "linf": LINF}
 NARROWEST = 2.0**-100
 """Of the gaps between levels, for whose products with a threshold no bit may be lost to underflow."""
-
-LARGE = 1 << 18
-"""Elements from which on what is left over is written past the caches: by the next step it would be out of them."""
 
 SIGN_LEVELS = np.array([-1.0, 1.0], np.float32)
 
@@ -110,9 +107,8 @@ def _quantised(
     known = bucket > BLOCKS * BLOCK
     if known:
         _fill_scales(scale.numpy(), given, kept, decay, bucket, norm)
-    past_cache = rest is not None and n >= LARGE and rest.data_ptr() % 64 == 0
     settings = F(decay), levels, U(bucket), norm, U(seed), known
-    arrays = kind, given, kept, *settings, stream.numpy(), scale.numpy(), left, past_cache
+    arrays = kind, given, kept, *settings, stream.numpy(), scale.numpy(), left, left is not None and past_cache(left)
     over_slices(lambda low, high: quantise(*arrays, scratch(), U(low), U(high)), n, SLICE)
     return Quantised(stream, scale, rest)
 

@@ -15,6 +15,7 @@ from thriftgrad.kernels import low_rank as reference
 from thriftgrad.kernels.cpu import factor_loops, low_rank_loops
 from thriftgrad.kernels.cpu.arrays import array, fit, in_place
 from thriftgrad.kernels.cpu.low_rank_table import COLUMNS, FACTOR, START, TO, X
+from thriftgrad.kernels.cpu.settings import LINE
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.low_rank import Matrices, Sizes
 from thriftgrad.kernels.recycled import empty
@@ -27,9 +28,6 @@ NARROWEST = 256
 
 STREAMED = 1 << 20
 """Elements of all matrices from which results go past the cache, which would not hold them until they are needed."""
-
-ALIGNED = 16
-"""Elements in a cache line; every matrix of an output begins with one."""
 
 FEW = 8
 """Columns up to which a loop over them is faster than a factorisation."""
@@ -67,7 +65,7 @@ class _Plan(NamedTuple):
 @lru_cache(maxsize=256)
 def _plan(sizes: Sizes) -> _Plan:
     numels = np.array([(n * m, n * r, m * r) for n, m, r in sizes], np.int64)
-    gaps = -numels[:, 0] % ALIGNED
+    gaps = -numels[:, 0] % LINE  # every matrix of an output begins with a cache line
     outputs = _starts(numels[:, 0] + gaps)
     lefts, rights = _starts(numels[:, 1]), _starts(numels[:, 2])
     # One column at a time would save 3 % at rank one, and take four seconds more to compile.
@@ -93,7 +91,7 @@ def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 def _block(n: int, m: int, r: int) -> int:
     """How many columns ``from_left`` takes at a time."""
     blocks = max(1, min(round(n * m / BLOCK), m // NARROWEST))
-    return -(-m // (blocks * ALIGNED)) * ALIGNED
+    return -(-m // (blocks * LINE)) * LINE
 
 
 def low_rank_matrices(
@@ -119,6 +117,7 @@ class _Matrices(Matrices):
     def __init__(self, tensors: Sequence[Tensor], memories: Sequence[Tensor | None], sizes: Sizes) -> None:
         self._tensors, self._memories, self._sizes, self._plan = tensors, memories, sizes, _plan(sizes)
         self._sums: Tensor | None = None
+        self._nothing = _zeros(self._plan.largest)  # held, for loops know its address alone
 
     def times_unit(self, starts: Sequence[Tensor], world: int) -> Tensor:
         kept = [_readable(start) for start in starts]
@@ -168,7 +167,7 @@ class _Matrices(Matrices):
         if not subtract and all(e is None for e in self._memories):
             return addresses, ()
         self._sums = empty(sum(plan.cuts))
-        addresses[:, 1] = [_zeros(plan.largest).data_ptr() if e is None else e.data_ptr() for e in self._memories]
+        addresses[:, 1] = [self._nothing.data_ptr() if e is None else e.data_ptr() for e in self._memories]
         addresses[:, 2] = self._sums.data_ptr() + 4 * plan.outputs
         return addresses, (0,)
 

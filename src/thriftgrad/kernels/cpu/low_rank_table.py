@@ -106,7 +106,7 @@ def divide(array: Any, count: Any, by: Any) -> Any:
 
 @njit(**COMPILED)
 def multiply(array: Any, count: Any, by: Any) -> Any:
-    """Undoes ``_divide`` but for its rounding, which a memory makes up for."""
+    """Undoes ``divide`` but for its rounding, which a memory makes up for."""
     for j in range(U(count)):
         array[j] = array[j] * by
 
@@ -147,7 +147,7 @@ def padded(r: Any, together: Any) -> Any:
 
 @njit(**COMPILED)
 def longest(table: Any, side: Any, together: Any) -> Any:
-    """Room for the factor of any matrix on one side, N or M, with what ``_transposed`` and ``_copied`` add to it."""
+    """Room for the factor of any matrix on one side, N or M, with what ``transposed`` and ``copied`` add to it."""
     most = 0
     for k in range(table.shape[0]):
         most = max(most, (table[k, side] + LANES) * padded(table[k, R], together))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thriftgrad.kernels import recycled, sparse
 from thriftgrad.kernels.cpu import top_k_loops as loops
-from thriftgrad.kernels.cpu.arrays import array, fit, in_place
+from thriftgrad.kernels.cpu.arrays import array, fit, in_place, past_cache
 from thriftgrad.kernels.cpu.threads import over_slices
 from thriftgrad.kernels.cpu.top_k_loops import BLOCK
 from thriftgrad.kernels.sparse import Chosen
@@ -22,8 +22,6 @@ SAMPLE = 1 << 15
 SPARSEST = 16
 """Elements to one of the sample at least; where there are few, all are counted."""
 FEW = 1 << 13
-LARGE = 1 << 18
-"""Elements from which on what is owed is written past the caches."""
 MOST = 1 << 32
 """Elements that 32-bit places reach."""
 
@@ -115,7 +113,6 @@ def _candidates(x: Floats, k: int, terms: Terms | None) -> tuple[Places, Bits] |
     likely = int(expected + 4 * expected**0.5) + 8
     floor, _ = loops.rank(sample, min(likely, len(sample)))
     most = int(1.5 * likely / len(sample) * n)  # twice as many deviations
-    past_cache = terms is not None and n >= LARGE and terms[2].ctypes.data % 64 == 0
     parts: dict[int, tuple[Places, Bits]] = {}
 
     def search(low: int, high: int) -> None:
@@ -125,7 +122,7 @@ def _candidates(x: Floats, k: int, terms: Terms | None) -> tuple[Places, Bits] |
         if terms is None:
             count = loops.search(x.view(np.int32), low, high, floor, 0, place, bits, 0, size)
         else:
-            count = loops.owe_and_search(x, *terms, past_cache, low, high, floor, place, bits, size)
+            count = loops.owe_and_search(x, *terms, past_cache(terms[2]), low, high, floor, place, bits, size)
         parts[low] = (place[:count], bits[:count]) if count <= size else (place[:0], bits[:0])
 
     over_slices(search, n, BLOCK)

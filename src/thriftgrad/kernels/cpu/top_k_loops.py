@@ -9,12 +9,12 @@ from numba import njit
 
 from thriftgrad.kernels.cpu.instructions import ones, trailing_zeros
 from thriftgrad.kernels.cpu.memory import copy_past_cache, pointer, settle
-from thriftgrad.kernels.cpu.settings import CACHED, U
+from thriftgrad.kernels.cpu.settings import CACHED, LINE, U
 
 BLOCK = 64
 """Elements whose comparisons make one word, in which an instruction finds the next candidate."""
-TILE, LINE = 2048, 16
-"""Elements that are added and searched while they are in the first-level cache; of a line of it."""
+TILE = 2048
+"""Elements that are added and searched while they are in the first-level cache."""
 PARTS, FEW_PARTS, SHORT = 1 << 11, 1 << 7, 1 << 12
 """Of a range of keys that are counted at once; up to so many elements, fewer."""
 BELOW = 1 << 21
