@@ -34,7 +34,7 @@ def test_a_row_a_rank_and_a_mark_where_they_are_apart():
     said = " ".join(rows)
     assert "2 ranks, each behind a link of 100mbit." in said
     assert "times 1.046 for the headers of full frames" in said
-    assert "(!) More than 5% apart: messages too short to fill frames, or something that is in no ledger" in said
+    assert "(!) More than 5% apart: messages too short to fill frames, packets sent again, or something" in said
 
 
 def test_without_a_ledger_and_without_a_limit_there_is_less_to_say():

@@ -132,8 +132,9 @@ def notes(crossed: Sequence[Crossed], link: Shape) -> tuple[str, ...]:
         said += [f"Ledger: the link bytes that thriftgrad counted{headers}. Apart: the interface against it."]
         if not all(each.agrees for each in crossed):
             said += [
-                f"(!) More than {TOLERANCE:.0%} apart: messages too short to fill frames, or something that is in no "
-                "ledger, such as DDP's first copy of the model, other collectives of the command, or data."
+                f"(!) More than {TOLERANCE:.0%} apart: messages too short to fill frames, packets sent again, or "
+                "something that is in no ledger, such as DDP's first copy of the model, other collectives of the "
+                "command, or data."
             ]
     else:
         said += ["No ledger to compare with: thriftgrad exchanged nothing, or the ranks did not end as processes do."]
