@@ -80,7 +80,7 @@ def test_up_and_down_may_differ():
 
 def test_an_unlimited_link_counts_too():
     if possible():
-        # Faster than a rank reads, so that its kernel at times drops a packet of 64 KiB, and the sender's sends it again.
+        # Faster than a rank reads, so its kernel at times drops a packet of 64 KiB, and the sender sends it again.
         _, counted, again = transferred("unlimited", 1_000_000, 500_000)
         up, down = 1_000_000 + again[0], 500_000 + again[1]
         assert counted[0] == pytest.approx((up, down), rel=0.03)

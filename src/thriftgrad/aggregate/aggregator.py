@@ -15,6 +15,7 @@ from thriftgrad import wire
 from thriftgrad.comm import Comm
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, all_finite, wide
 from thriftgrad.core.compressor import Expression
+from thriftgrad.core.end_to_end import end_to_end
 from thriftgrad.core.tree import leaves
 
 State = TypeVar("State")
@@ -127,25 +128,15 @@ def as_one(
     if len(kinds) > 1:
         kinds = {torch.float64 if torch.float64 in kinds else torch.float32}
     (dtype,) = kinds
-    flat = _laid_end_to_end([x.to(dtype) for x in tensors])
+    cast = [x.to(dtype) for x in tensors]
+    flat = end_to_end(cast)
+    if flat is None:
+        flat = torch.cat([x.reshape(-1) for x in cast])
     spec = TensorSpec.of(flat, specs[0].name)
     furthest = max(states, key=lambda state: [leaf for leaf in leaves(state) if isinstance(leaf, int)])
     (mean,), (state,) = yield from aggregator.exchange([flat], [spec], [furthest], key)
     parts = torch.split(mean, [x.numel() for x in tensors])
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)], [state] * len(tensors)
-
-
-def _laid_end_to_end(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements as one vector: a view, where that is how they lie in memory, as gradients do in a DDP bucket."""
-    first = tensors[0]
-    end, adjacent = first.storage_offset(), True
-    for x in tensors:
-        adjacent &= x.is_contiguous() and x.storage_offset() == end
-        adjacent &= x.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        end += x.numel()
-    if not adjacent:
-        return torch.cat([x.reshape(-1) for x in tensors])
-    return first.as_strided((end - first.storage_offset(),), (1,))
 
 
 def check_memories(owner: str, up: Compressor[Any, Any], down: Compressor[Any, Any]) -> None:

@@ -21,6 +21,7 @@ from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Lane, Ledger, Round, Timeline, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
+from thriftgrad.core.end_to_end import end_to_end
 from thriftgrad.core.tree import map_leaves
 from thriftgrad.train.method import Method
 from thriftgrad.train.overlap import Overlap
@@ -254,15 +255,9 @@ class Handle:
 
 def _laid_out_as(gradients: Sequence[Tensor], means: Sequence[Tensor], buffer: Tensor) -> Tensor | None:
     """The estimates as the vector that DDP wants, which it copies itself, if that is how they lie in memory."""
-    first, end = means[0], 0  # DDP takes its views from where the storage begins
-    if first.untyped_storage().nbytes() < buffer.nbytes:
-        return None
-    for gradient, mean in zip(gradients, means, strict=True):
-        ordered = gradient.is_contiguous() and mean.is_contiguous() and mean.storage_offset() == end
-        if not (ordered and mean.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()):
-            return None
-        end += mean.numel()
-    return first.as_strided(buffer.shape, (1,))
+    result = end_to_end(means) if all(gradient.is_contiguous() for gradient in gradients) else None
+    # DDP takes its views from where the storage begins.
+    return result if result is not None and result.storage_offset() == 0 and result.shape == buffer.shape else None
 
 
 def aggregator_of(method: Method | Aggregator[Any]) -> Aggregator[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.instructions import set_word_at, word_at
+from thriftgrad.kernels.cpu.memory import set_word_at, word_at
 from thriftgrad.kernels.cpu.settings import CACHED, U
 from thriftgrad.kernels.prefix_codes import BLOCK, SMALLEST_QUARTERED
 

@@ -8,55 +8,43 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-WORD = ir.IntType(64)
+_I32, _DOUBLE = ir.IntType(32), ir.DoubleType()
 
 
-def _trailing_zeros(typing: Any, x: Any) -> Any:
+@intrinsic
+def trailing_zeros(context: Any, x: Any) -> Any:
     """How many of the lowest bits of a uint64 are 0; 64 for 0."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))  # 1: undefined for 0
 
-    return types.uint64(types.uint64), code
+    return types.uint64(types.uint64), generate
 
 
-def _ones(typing: Any, x: Any) -> Any:
+@intrinsic
+def ones(context: Any, x: Any) -> Any:
     """How many bits of a uint64 are 1."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
-    return types.uint64(types.uint64), code
+    return types.uint64(types.uint64), generate
 
 
-def _word_at(typing: Any, stream: Any, place: Any) -> Any:
-    """Eight bytes of a uint8 array from any place on, as a uint64, the first byte highest. Nothing is checked."""
+@intrinsic
+def folded_lanes(context: Any, lanes: Any) -> Any:
+    """The sum of float64[64] by halves: first half plus second half, until one is left."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = builder.load(_pointer(context, builder, signature, arguments))
-        word.align = 1
-        return builder.bswap(word)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        count = 64
+        sums = builder.load(builder.bitcast(arguments[0], ir.VectorType(_DOUBLE, count).as_pointer()))
+        sums.align = 8
+        while count > 1:
+            count //= 2
+            half = ir.VectorType(_I32, count)
+            low = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count)]))
+            high = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count, 2 * count)]))
+            sums = builder.fadd(low, high)
+        return builder.extract_element(sums, _I32(0))
 
-    return types.uint64(stream, types.uint64), code
-
-
-def _set_word_at(typing: Any, stream: Any, place: Any, word: Any) -> Any:
-    """The inverse of ``word_at``: eight bytes are overwritten."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        swapped = builder.bswap(arguments[2])
-        builder.store(swapped, _pointer(context, builder, signature, arguments)).align = 1
-        return context.get_dummy_value()
-
-    return types.void(stream, types.uint64, types.uint64), code
-
-
-def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.bitcast(builder.gep(array.data, [arguments[1]]), WORD.as_pointer())
-
-
-trailing_zeros: Any = intrinsic(_trailing_zeros)
-ones: Any = intrinsic(_ones)
-word_at: Any = intrinsic(_word_at)
-set_word_at: Any = intrinsic(_set_word_at)
+    return types.float64(lanes), generate

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from thriftgrad.kernels.cpu.settings import COMPILED
 
-_I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _LINE = ir.VectorType(ir.FloatType(), 16)
 
 
@@ -57,6 +57,35 @@ def store_word(context: Any, data: Any, index: Any, word: Any) -> Any:
 
 
 @intrinsic
+def word_at(context: Any, stream: Any, place: Any) -> Any:
+    """Eight bytes of a uint8 array from any place on, as a uint64, the first byte highest. Nothing is checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(_word_pointer(context, builder, signature, arguments))
+        word.align = 1
+        return builder.bswap(word)
+
+    return types.uint64(stream, types.uint64), generate
+
+
+@intrinsic
+def set_word_at(context: Any, stream: Any, place: Any, word: Any) -> Any:
+    """The inverse of ``word_at``: eight bytes are overwritten."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        swapped = builder.bswap(arguments[2])
+        builder.store(swapped, _word_pointer(context, builder, signature, arguments)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(stream, types.uint64, types.uint64), generate
+
+
+def _word_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.bitcast(builder.gep(array.data, [arguments[1]]), _I64.as_pointer())
+
+
+@intrinsic
 def prefetch(context: Any, data: Any, index: Any) -> Any:
     """Ask for the cache line of ``data[index]``, which need not exist, into the first-level cache."""
 
@@ -98,22 +127,3 @@ def settle(context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-@intrinsic
-def folded_lanes(context: Any, lanes: Any) -> Any:
-    """The sum of float64[64] by halves: first half plus second half, until one is left."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        count = 64
-        sums = builder.load(builder.bitcast(arguments[0], ir.VectorType(_DOUBLE, count).as_pointer()))
-        sums.align = 8
-        while count > 1:
-            count //= 2
-            half = ir.VectorType(_I32, count)
-            low = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count)]))
-            high = builder.shuffle_vector(sums, sums, half([_I32(i) for i in range(count, 2 * count)]))
-            sums = builder.fadd(low, high)
-        return builder.extract_element(sums, _I32(0))
-
-    return types.float64(lanes), generate

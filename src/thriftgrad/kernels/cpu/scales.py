@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from thriftgrad.kernels.cpu.memory import folded_lanes, keep, pointer
+from thriftgrad.kernels.cpu.instructions import folded_lanes
+from thriftgrad.kernels.cpu.memory import keep, pointer
 from thriftgrad.kernels.cpu.settings import CACHED, COMPILED, INLINED, F, I, U
 from thriftgrad.kernels.quantised import BLOCK as _BLOCK
 from thriftgrad.kernels.quantised import LANES as _LANES
