@@ -23,7 +23,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import triton
+
+try:
+    import triton
+except ImportError:
+    sys.exit("benchmarks/gpu.py: triton is not installed; run `pip install 'thriftgrad[gpu]'`.")
 from gpu_equal import LEVELS, SEED, comparisons, moved, same
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

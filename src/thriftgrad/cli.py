@@ -219,6 +219,8 @@ def advise(
     from thriftgrad.lab.advise import page, table
 
     request = adviser.Request(model, workers, link, tuple(method or ()))
+    if adviser.is_first_rank():
+        page.check(out)
     with Console(stderr=True, quiet=not adviser.is_first_rank()).status("") as status:
         advice = adviser.advise(request, status.update)
     if adviser.is_first_rank():

@@ -307,6 +307,12 @@ def test_a_folder_that_is_a_file(directory, tmp_path):
         write_report(directory, tmp_path / "file" / "report.html")
 
 
+def test_a_file_that_is_a_folder(directory, tmp_path):
+    with pytest.raises(ReportError, match=r"cannot be written to .* \(Is a directory\); choose a file"):
+        write_report(directory, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_records_no_report(tmp_path):
     with pytest.raises(RecordsError, match="There is no comparison"):
         write_report(tmp_path, tmp_path / "report.html")

@@ -15,8 +15,8 @@ from thriftgrad import wire
 from thriftgrad.comm import Comm
 from thriftgrad.core import Compressor, Key, Layout, Payload, TensorSpec, all_finite, wide
 from thriftgrad.core.compressor import Expression
-from thriftgrad.core.end_to_end import end_to_end
 from thriftgrad.core.tree import leaves
+from thriftgrad.core.vector import as_vector
 
 State = TypeVar("State")
 
@@ -129,7 +129,7 @@ def as_one(
         kinds = {torch.float64 if torch.float64 in kinds else torch.float32}
     (dtype,) = kinds
     cast = [x.to(dtype) for x in tensors]
-    flat = end_to_end(cast)
+    flat = as_vector(cast)
     if flat is None:
         flat = torch.cat([x.reshape(-1) for x in cast])
     spec = TensorSpec.of(flat, specs[0].name)

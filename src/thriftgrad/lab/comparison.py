@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from thriftgrad.core import Compressor, TensorSpec
 from thriftgrad.lab import load as records
 from thriftgrad.lab.shape import Shape
 from thriftgrad.lab.training import PLAIN
+from thriftgrad.lab.whole_file import written_whole
 from thriftgrad.local import Hub, LocalMethod, Schedule
 from thriftgrad.tasks.task import Task
 from thriftgrad.train.method import Method
@@ -115,12 +115,8 @@ class Comparison:
     def save(self, folder: Path) -> None:
         """Write the resolved configuration, whole or not at all."""
         text = json.dumps(asdict(self.configuration) | {"request": asdict(self.request)}, indent=1)
-        beside = folder / f".{RESOLVED}.{os.getpid()}"
-        try:
-            beside.write_text(text)
-            beside.replace(folder / RESOLVED)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(folder / RESOLVED) as file:
+            file.write_text(text)
 
 
 def resolve(request: Request, command: str = "") -> Comparison:

@@ -1,7 +1,6 @@
 """Draw a comparison as one HTML file that needs no network: plotly.js, data and style are all inside it."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -13,6 +12,7 @@ from thriftgrad.lab.findings import findings
 from thriftgrad.lab.load import Clock, Run
 from thriftgrad.lab.summary import MethodSummary, Summary, means, read_summary
 from thriftgrad.lab.table import column_groups, human_bytes, notes, quality_text, significant, status_text, target_text
+from thriftgrad.lab.whole_file import written_whole
 
 
 class ReportError(ValueError):
@@ -25,14 +25,9 @@ def write_report(directory: Path, path: Path) -> Path:
     Raises RecordsError if the records cannot be read, and ReportError if the file cannot be written.
     """
     text = render(read_summary(directory), (directory / "comparison.json").read_text(encoding="utf-8"))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReportError(
             f"The report cannot be written to {path} ({error.strerror}); choose a file in a folder you can write to."

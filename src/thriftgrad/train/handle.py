@@ -21,8 +21,8 @@ from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Lane, Ledger, Round, Timeline, all_reduce
 from thriftgrad.comm.ledger import NOTHING
 from thriftgrad.core import Key
-from thriftgrad.core.end_to_end import end_to_end
 from thriftgrad.core.tree import map_leaves
+from thriftgrad.core.vector import as_vector
 from thriftgrad.train.method import Method
 from thriftgrad.train.overlap import Overlap
 from thriftgrad.train.state import agree, alone, below, facts, first_difference, flatten, levels_facts, restore
@@ -255,7 +255,7 @@ class Handle:
 
 def _laid_out_as(gradients: Sequence[Tensor], means: Sequence[Tensor], buffer: Tensor) -> Tensor | None:
     """The estimates as the vector that DDP wants, which it copies itself, if that is how they lie in memory."""
-    result = end_to_end(means) if all(gradient.is_contiguous() for gradient in gradients) else None
+    result = as_vector(means) if all(gradient.is_contiguous() for gradient in gradients) else None
     # DDP takes its views from where the storage begins.
     return result if result is not None and result.storage_offset() == 0 and result.shape == buffer.shape else None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,34 @@ from thriftgrad.lab.advise.advise import Advice
 from thriftgrad.lab.advise.errors import AdviseError
 from thriftgrad.lab.advise.ranking import MOST_WORKERS, over_bandwidths, over_workers
 from thriftgrad.lab.advise.table import COLUMNS, assumptions, cells
+from thriftgrad.lab.whole_file import check_place, written_whole
 
 WORLDS = tuple(2**i for i in range(1, 13))
 BANDWIDTHS = tuple(10 ** (6 + i / 4) for i in range(21))
 """1 Mbit/s to 100 Gbit/s."""
 
 
+def check(path: Path) -> None:
+    """Raise ``AdviseError`` where ``write`` would for want of a place; to be asked before all is measured."""
+    with _said(path):
+        check_place(path)
+
+
 def write(advice: Advice, path: Path, command: str = "") -> Path:
     """Write the page, whole or not at all, and return ``path``. Raises ``AdviseError`` where it cannot be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _said(path), written_whole(path) as file:
+        file.write_text(html(advice, command), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(html(advice, command), encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        yield
     except OSError as error:
         raise AdviseError(
             f"advise: the page cannot be written to {path} ({error.strerror}); choose another file with --out."
         ) from error
-    return path
 
 
 def html(advice: Advice, command: str = "") -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 from thriftgrad.lab.reproduce.claims import Bars, Chart, HeatMap, Verdict
 from thriftgrad.lab.reproduce.records import ReproductionError
 from thriftgrad.lab.reproduce.reproduction import Result, as_json
+from thriftgrad.lab.whole_file import written_whole
 
 COLOURS = {
     Verdict.HOLDS: "green",
@@ -125,9 +126,8 @@ def write(result: Result, folder: Path) -> Path:
     }
     try:
         for name, text in pages.items():
-            beside = folder / f".{name}.part"
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(folder / name)
+            with written_whole(folder / name) as file:
+                file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReproductionError(
             f"reproduce: the report cannot be written to {folder} ({error.strerror}); choose another folder with --out."

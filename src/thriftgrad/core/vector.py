@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
-def end_to_end(tensors: Sequence[Tensor]) -> Tensor | None:
+def as_vector(tensors: Sequence[Tensor]) -> Tensor | None:
     """All elements as one vector, a view, where they lie in memory one after the other; else None.
 
     >>> import torch
     >>> vector = torch.arange(6)
-    >>> end_to_end([vector[1:3], vector[3:]]), end_to_end([vector[3:], vector[:3]])
+    >>> as_vector([vector[1:3], vector[3:]]), as_vector([vector[3:], vector[:3]])
     (tensor([1, 2, 3, 4, 5]), None)
     """
     first = tensors[0]
