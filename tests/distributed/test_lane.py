@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from distributed.ranks import on_ranks
-from thriftgrad.comm import Comm, Lane, Round, all_gather, all_reduce
+from thriftgrad.comm import Comm, Lane, Round, all_gather, all_reduce, all_to_all
 from thriftgrad.comm.exchange import LARGE_NBYTES
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -59,17 +59,41 @@ def sums(world: int) -> list[float]:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_collectives_are_issued_in_an_order_that_submission_alone_decides(threaded: bool) -> None:
-    for values, order in on_ranks(3, in_what_order, threaded, 2 * LARGE_NBYTES):
+@pytest.mark.parametrize("nbytes", [4, 2 * LARGE_NBYTES])
+def test_collectives_are_issued_in_an_order_that_submission_alone_decides(threaded: bool, nbytes: int) -> None:
+    for values, order in on_ranks(3, in_what_order, threaded, nbytes):
         assert values == sums(3)
         assert order == TURNS
 
 
-@pytest.mark.parametrize(("world", "nbytes"), [(2, 4), (2, 2 * LARGE_NBYTES), (3, 4)])
-def test_messages_find_their_request_in_whatever_order_they_are_issued(world: int, nbytes: int) -> None:
-    for values, order in on_ranks(world, in_what_order, True, nbytes):
-        assert values == sums(world)
+@pytest.mark.parametrize("nbytes", [4, 2 * LARGE_NBYTES])
+def test_messages_of_two_find_their_request_in_whatever_order_they_are_issued(nbytes: int) -> None:
+    for values, order in on_ranks(2, in_what_order, True, nbytes):
+        assert values == sums(2)
         assert sorted(order) == sorted(TURNS)
+
+
+def large_ones_then_a_small_one() -> list[float]:
+    """Rank 0 is ahead of the others: it hands over its last bucket before they have handed over their second."""
+
+    def two_rounds(number: int, n: int) -> Comm[float]:
+        received = yield from all_to_all([torch.full((n,), float(number))] * dist.get_world_size())
+        parts = yield from all_gather(received[0])
+        return float(parts[-1][-1])
+
+    thread = ThreadPoolExecutor(1)
+    lane = Lane(thread=thread)
+    futures = []
+    for number, n in enumerate([LARGE_NBYTES] * 4 + [1]):
+        futures.append(thread.submit(lane.submit, two_rounds(number, n)))
+        time.sleep(0.1 if dist.get_rank() else 0.0)
+    thread.submit(lane.flush).result()
+    lane.close()
+    return [future.result().value() for future in futures]
+
+
+def test_nobody_waits_for_a_small_one_while_the_others_wait_for_a_large_one() -> None:
+    assert on_ranks(3, large_ones_then_a_small_one, group_timeout_seconds=20) == [[0.0, 1.0, 2.0, 3.0, 4.0]] * 3
 
 
 def meanwhile() -> list[Any]:

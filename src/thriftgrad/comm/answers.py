@@ -21,7 +21,6 @@ from thriftgrad.comm.requests import (
     ReplicatedRequest,
     Request,
 )
-from thriftgrad.core import TensorSpec
 
 Begun = tuple[Wait, Callable[[], Any]]
 """What waits for the answer, and the answer then."""
@@ -40,20 +39,22 @@ def answered_here(request: Request, peers: Peers) -> Any:
 def ordered(request: Request, peers: Peers) -> bool:
     """Whether the ranks pair this request with each other's by the order in which they issue it, and not by its tag.
 
-    The same on every rank. Raises ``TypeError`` for a request that is none of comm's.
+    So it is among more than two, whatever travels: large messages go in step there, which only starts once all ranks
+    wait for it, and who waits for a short one first, which others issue after it, never comes to that.
     """
+    return peers.world > 2 or not peers.in_pairs(_device(request))
+
+
+def _device(request: Request) -> torch.device:
+    """Of the tensors that travel."""
     match request:
         case AllReduceRequest(x) | AllGatherRequest(x) | GatherRequest(x):
-            largest: Tensor | TensorSpec = x
+            return x.device
         case AllToAllRequest(xs):
-            largest = max(xs, key=lambda x: x.nbytes)
+            return xs[0].device
         case BroadcastRequest(_, spec):
-            largest = spec
-        case _:
-            raise _unknown(request)
-    if not peers.in_pairs(largest.device) or (peers.world > 2 and isinstance(request, AllReduceRequest)):
-        return True
-    return peers.world > 2 and largest.nbytes > LARGE_NBYTES
+            return spec.device
+    raise _unknown(request)
 
 
 def start(request: Request, peers: Peers, tag: int, driven: bool) -> Begun:

@@ -43,9 +43,9 @@ class Lane:
     ``flush`` are called. Without one, and where waiting for an answer does not block the host, each ``submit`` takes
     every older worker one round further, once it has issued what is new.
 
-    What travels in messages between pairs of ranks is issued as soon as it is computed: the messages of request i of
-    worker j have a tag of their own. A group's collectives pair up by order instead, so they are issued in one that is
-    a function of submission order alone, the same on every rank: request i of worker j in turn i + j, in a turn the new
+    Between two ranks on gloo, what travels is issued as soon as it is computed: the messages of request i of worker j
+    have a tag of their own. Elsewhere requests pair up by order, so they are issued, and waited for, in one that is a
+    function of submission order alone, the same on every rank: request i of worker j in turn i + j, in a turn the new
     worker's before the older ones'. One whose turn has not come is held, computed already. (Chaining rounds with
     ``Future.then`` has no such order: callbacks run as requests complete, and gloo then pairs one bucket's second round
     with another's.)
