@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter, process_time, sleep
@@ -142,9 +141,7 @@ def main() -> None:
     for slug in options.slugs:
         if rank == 0:
             print(f"begin {slug}", flush=True)
-        row = rows[slug]
-        if options.bucket_mb and row.ours and row.bucket_mb:
-            row = replace(row, bucket_mb=options.bucket_mb)
+        row = rows[slug].set_up(setting, options.bucket_mb)
         training = begun(row, setting)
         found = measured(row, training, batches, options.budget)
         found |= {"label": row.label, "workers": world, "link": options.link, "method": training.said}

@@ -29,9 +29,11 @@ from thriftgrad.lab.shape import Shape
 from thriftgrad.local import Every, LocalMethod
 from thriftgrad.wire.coders import Huffman
 
-PYTORCH_MB, ONE_BUCKET_MB, OURS_MB, FEW_BYTES_MB = 25, 1000, 12, 25
-"""DDP's ``bucket_cap_mb``: its default; one DDP bucket, where more of them abort on gloo; and ours, by trials of 4, 12,
-25 and 50: smaller where much must fly behind the backward pass, larger where little does and each costs the same."""
+PYTORCH_MB, ONE_BUCKET_MB, OURS_MB, SLOW_MB, FEW_BYTES_MB = 25, 1000, 12, 4, 25
+"""DDP's ``bucket_cap_mb``: its default; one DDP bucket, where more of them abort on gloo; and ours, by trials of 4, 8,
+12, 25 and 50: smaller where much must fly behind the backward pass, and smaller still where the link is slow, larger
+where little flies and each costs the same."""
+SLOW_BITS_PER_SECOND = 2e8
 
 DENSE_SECONDS, SPARSE_SECONDS = (0.012, 0.008), (0.025, 0.004)
 """To encode and to decode one worker's payload of this model, by which to choose an aggregator: two of them share a
@@ -101,6 +103,7 @@ class Row(ABC):
     _: KW_ONLY
     ours: bool = True
     bucket_mb: int | None = OURS_MB
+    slow_bucket_mb: int | None = None  # in its place on a slow link, if there is another
     warm_up_steps: int = WARM_UP_STEPS
     period_steps: int = 1  # steps that are measured together
     library: str | None = None  # where its codec comes from, if neither from PyTorch nor from here
@@ -114,6 +117,12 @@ class Row(ABC):
     def family(self) -> str:
         """The kind without its number."""
         return self.kind.split()[0]
+
+    def set_up(self, setting: Setting, bucket_mb: int | None = None) -> Self:
+        """The row with one bucket size: that for the link, or the one that is asked for if the row is ours."""
+        slow = self.slow_bucket_mb and setting.link.up_bits_per_second < SLOW_BITS_PER_SECOND
+        asked = bucket_mb if self.ours and self.bucket_mb else None
+        return replace(self, bucket_mb=asked or (self.slow_bucket_mb if slow else self.bucket_mb))
 
     @abstractmethod
     def begin(self, module: nn.Module, learning_rate: float, setting: Setting) -> Training:
@@ -245,10 +254,10 @@ ROWS: tuple[Row, ...] = (
     DdpRow("powerSGD_hook rank 1", "rank 1", power_sgd_hook(1), **_POWER_SGD_HOOK),
     DdpRow("powerSGD_hook rank 2", "rank 2", power_sgd_hook(2), **_POWER_SGD_HOOK),
     DdpRow("powerSGD_hook rank 4", "rank 4", power_sgd_hook(4), **_POWER_SGD_HOOK),
-    DdpRow("bf16", "16 bits", carried(Cast("bf16"))),
-    DdpRow("4 bits", "4 bits", carried(quantised(4))),
-    DdpRow("4 bits, Huffman", "4 bits", carried(quantised(4) >> Huffman())),
-    DdpRow("3 bits", "3 bits", carried(quantised(3))),
+    DdpRow("bf16", "16 bits", carried(Cast("bf16")), slow_bucket_mb=SLOW_MB),
+    DdpRow("4 bits", "4 bits", carried(quantised(4)), slow_bucket_mb=SLOW_MB),
+    DdpRow("4 bits, Huffman", "4 bits", carried(quantised(4) >> Huffman()), slow_bucket_mb=SLOW_MB),
+    DdpRow("3 bits", "3 bits", carried(quantised(3)), slow_bucket_mb=SLOW_MB),
     DdpRow("1 bit, memory", "1 bit", carried(ErrorFeedback(Sign()))),
     DdpRow(
         "top 1 %, memory",
