@@ -1,6 +1,6 @@
 """The table that counts: a DDP step by every method over slow links, against the same step without communication.
 
-    sudo .venv/bin/python benchmarks/ddp.py [--quick] [--hivemind DIR]    # about 20 minutes; the same command goes on
+    sudo .venv/bin/python benchmarks/ddp.py [--quick] [--hivemind DIR]    # about 35 minutes; the same command goes on
     sudo .venv/bin/python benchmarks/ddp.py loss                          # loss against wall-clock for the best five
     .venv/bin/python benchmarks/ddp.py write                              # the pages again, from what was measured
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--links", nargs="+", default=LINKS)
     parser.add_argument("--rows", nargs="+", metavar="TEXT", default=[""], help="those whose labels hold one of these")
     parser.add_argument("--quick", action="store_true", help="two workers at 1 Gbit")
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds of measured steps a row")
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds of measured steps a row")
     parser.add_argument("--bucket-mb", type=int, help="DDP's bucket_cap_mb for our rows, instead of their own")
     parser.add_argument("--hivemind", default="", help="folders with hivemind and a numpy below 2.4, as in PYTHONPATH")
     parser.add_argument("--out", type=Path, default=Path("runs/ddp"))

@@ -39,8 +39,8 @@ def answered_here(request: Request, peers: Peers) -> Any:
 def ordered(request: Request, peers: Peers) -> bool:
     """Whether the ranks pair this request with each other's by the order in which they issue it, and not by its tag.
 
-    So it is among more than two, whatever travels: large messages go in step there, which only starts once all ranks
-    wait for it, and who waits for a short one first, which others issue after it, never comes to that.
+    Among more than two ranks that is so whatever travels: large messages go in step there, which begins when all ranks
+    wait for them, and a rank that waits for a short one first, which the others issue later, would not get so far.
     """
     return peers.world > 2 or not peers.in_pairs(_device(request))
 
