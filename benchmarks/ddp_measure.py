@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter, process_time, sleep
@@ -141,11 +142,13 @@ def main() -> None:
     for slug in options.slugs:
         if rank == 0:
             print(f"begin {slug}", flush=True)
-        row = rows[slug].set_up(setting, options.bucket_mb)
+        row = rows[slug]
+        if options.bucket_mb and row.ours and row.bucket_mb:
+            row = replace(row, bucket_mb=options.bucket_mb, slow_bucket_mb=None)
         training = begun(row, setting)
         found = measured(row, training, batches, options.budget)
         found |= {"label": row.label, "workers": world, "link": options.link, "method": training.said}
-        found |= {"bucket_mb": row.bucket_mb, "load": os.getloadavg()[0]}
+        found |= {"bucket_mb": row.bucket_for(setting), "load": os.getloadavg()[0]}
         training.close()
         del training
         after = of_noop(noop, batches)

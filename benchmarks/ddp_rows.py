@@ -33,7 +33,7 @@ PYTORCH_MB, ONE_BUCKET_MB, OURS_MB, SLOW_MB, FEW_BYTES_MB = 25, 1000, 12, 4, 25
 """DDP's ``bucket_cap_mb``: its default; one DDP bucket, where more of them abort on gloo; and ours, by trials of 4, 8,
 12, 25 and 50: smaller where much must fly behind the backward pass, and smaller still where the link is slow, larger
 where little flies and each costs the same."""
-SLOW_BITS_PER_SECOND = 2e8
+SLOW_BITS_PER_SECOND = 2e8  # below it a link is slow
 
 DENSE_SECONDS, SPARSE_SECONDS = (0.012, 0.008), (0.025, 0.004)
 """To encode and to decode one worker's payload of this model, by which to choose an aggregator: two of them share a
@@ -118,11 +118,10 @@ class Row(ABC):
         """The kind without its number."""
         return self.kind.split()[0]
 
-    def set_up(self, setting: Setting, bucket_mb: int | None = None) -> Self:
-        """The row with one bucket size: that for the link, or the one that is asked for if the row is ours."""
-        slow = self.slow_bucket_mb and setting.link.up_bits_per_second < SLOW_BITS_PER_SECOND
-        asked = bucket_mb if self.ours and self.bucket_mb else None
-        return replace(self, bucket_mb=asked or (self.slow_bucket_mb if slow else self.bucket_mb))
+    def bucket_for(self, setting: Setting) -> int | None:
+        """DDP's ``bucket_cap_mb`` there."""
+        slow = setting.link.up_bits_per_second < SLOW_BITS_PER_SECOND
+        return self.slow_bucket_mb if self.slow_bucket_mb and slow else self.bucket_mb
 
     @abstractmethod
     def begin(self, module: nn.Module, learning_rate: float, setting: Setting) -> Training:
@@ -137,7 +136,7 @@ class DdpRow(Row):
 
     def begin(self, module: nn.Module, learning_rate: float, setting: Setting) -> Training:
         # All ranks made the same module, and a first copy of it would take seconds on a slow link.
-        ddp = DistributedDataParallel(module, bucket_cap_mb=self.bucket_mb, init_sync=False)
+        ddp = DistributedDataParallel(module, bucket_cap_mb=self.bucket_for(setting), init_sync=False)
         said, books = self.exchange(ddp, setting)
         return Training(ddp, torch.optim.SGD(ddp.parameters(), learning_rate, momentum=0.9), said, books)
 

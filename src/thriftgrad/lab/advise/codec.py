@@ -16,6 +16,7 @@ from thriftgrad.aggregate import Aggregator, TensorState
 from thriftgrad.comm import Comm, Round, simulate
 from thriftgrad.comm.requests import AllReduceRequest, ReplicatedRequest, Request
 from thriftgrad.core import Key
+from thriftgrad.core.vector import as_vector
 from thriftgrad.lab.advise.clock import now
 from thriftgrad.lab.advise.errors import AdviseError
 from thriftgrad.lab.advise.gradients import Gradients
@@ -119,7 +120,7 @@ def _timed(exchange: _Exchange) -> Seen:
 def _into(gradients: Sequence[Tensor], worker: Comm[Any]) -> Comm[Any]:
     """The same worker, whose estimates become the gradients, as ``attach`` has it."""
     means, state = yield from worker
-    if len({mean.untyped_storage().data_ptr() for mean in means}) > 1:  # else DDP takes them as they lie
+    if as_vector(means) is None:  # else DDP takes them as they lie
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean)
     return means, state
